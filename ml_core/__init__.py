@@ -1,0 +1,1 @@
+"""The core of Model Flow: data, pipeline models, training and the flow itself. No Dagster, no web framework."""

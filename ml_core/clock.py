@@ -1,0 +1,52 @@
+"""Time as a value that is handed in: nothing else in Model Flow asks the wall clock in order to decide.
+
+Every instant is a UTC-aware `datetime`. A naive one is refused where it enters, so that no local reading can
+slip into a comparison.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Anything that can say what time it is, in UTC."""
+
+    def now(self) -> datetime:
+        """Return the current instant, aware and in UTC."""
+        ...
+
+
+class SystemClock:
+    """The machine's clock."""
+
+    def now(self) -> datetime:
+        """Return the machine's current instant in UTC."""
+        return datetime.now(UTC)
+
+
+@dataclass(slots=True)
+class ManualClock:
+    """A clock that stands still until it is moved: for tests and replays."""
+
+    instant: datetime
+
+    def __post_init__(self) -> None:
+        self.instant = as_utc(self.instant)
+
+    def now(self) -> datetime:
+        """Return the instant the clock was last set to."""
+        return self.instant
+
+    def advance(self, by: timedelta) -> None:
+        """Move forward by `by`, which must not be negative."""
+        if by < timedelta(0):
+            raise ValueError(f"a clock moves forward only; asked to advance by {by}")
+        self.instant += by
+
+
+def as_utc(instant: datetime) -> datetime:
+    """Return `instant` in UTC; raise ValueError when it carries no time zone."""
+    if instant.tzinfo is None:
+        raise ValueError(f"expected an instant with a time zone, found {instant.isoformat()}; add one, e.g. +00:00")
+    return instant.astimezone(UTC)

@@ -1,0 +1,106 @@
+"""Every error Model Flow raises on purpose, in one tree.
+
+ModelFlowError
+├── ProjectError              dagster_project.toml or a file it names cannot be used
+├── DataError
+│   ├── SegmentError          a segment of the event log is malformed, or out of sequence
+│   ├── FeatureError          features.sql failed, or broke its contract
+│   └── StoreBusyError        another process held the feature store for too long     (retryable)
+├── InputError (ValueError)   rows given to a model do not fit it
+├── StateError                a saved trainer state does not fit this code or these hyper-parameters
+├── ExportError               a pipeline cannot be written as an ONNX graph
+├── PackageError              a model package is incomplete, altered, or fails its own golden rows
+├── RegistryError
+│   ├── RegistryDownError     the registry did not answer in time                     (retryable)
+│   ├── VersionNotFoundError  no version stands where the model address points        (retryable)
+│   └── HeadMovedError        another producer advanced the flow first                (retryable)
+├── PromotionError            a transition was asked for that the flow's rules forbid
+├── NotReadyError             no verified model is loaded yet                         (retryable)
+└── PlatformError             a process of the platform could not be started or kept
+
+A message says what was expected, what was found, on which object, and what to do. There is no HTTP and no
+Kafka in here: each transport maps these classes in a table of its own. A refused promotion is a `Verdict`,
+not an error.
+"""
+
+from typing import ClassVar
+
+
+class ModelFlowError(Exception):
+    """Root of the tree. `retryable` says whether the same call may succeed later without a change."""
+
+    retryable: ClassVar[bool] = False
+
+
+class ProjectError(ModelFlowError):
+    """The project file, or a file it names, cannot be used."""
+
+
+class DataError(ModelFlowError):
+    """Facts, features or examples are not what the flow declares."""
+
+
+class SegmentError(DataError):
+    """A segment of the event log is malformed or out of sequence."""
+
+
+class FeatureError(DataError):
+    """`features.sql` failed, or its result breaks the contract of a feature table."""
+
+
+class StoreBusyError(DataError):
+    """Another process held the feature store for longer than the wait allowed."""
+
+    retryable = True
+
+
+class InputError(ModelFlowError, ValueError):
+    """Rows given to a model do not fit its signature; the model is unchanged."""
+
+
+class StateError(ModelFlowError):
+    """A saved trainer state does not fit this code or these hyper-parameters."""
+
+
+class ExportError(ModelFlowError):
+    """A pipeline holds a stage that cannot be written as an ONNX graph."""
+
+
+class PackageError(ModelFlowError):
+    """A model package is incomplete or altered, or does not reproduce its own golden rows."""
+
+
+class RegistryError(ModelFlowError):
+    """The model registry refused a request or holds something unexpected."""
+
+
+class RegistryDownError(RegistryError):
+    """The registry did not answer in time."""
+
+    retryable = True
+
+
+class VersionNotFoundError(RegistryError):
+    """No version stands where the model address points."""
+
+    retryable = True
+
+
+class HeadMovedError(RegistryError):
+    """Another producer advanced the flow first; rebase onto the new head and try again."""
+
+    retryable = True
+
+
+class PromotionError(ModelFlowError):
+    """A stage transition was asked for that the flow's rules forbid."""
+
+
+class NotReadyError(ModelFlowError):
+    """No verified model is loaded yet."""
+
+    retryable = True
+
+
+class PlatformError(ModelFlowError):
+    """A process of the platform could not be started or kept running."""

@@ -1,0 +1,278 @@
+"""The one reader of `dagster_project.toml`: what flows exist, and what each is made of.
+
+Everything is read once into frozen models. An unknown key is refused with the nearest valid one named, so a
+misspelt setting can never be silently ignored. Stages and estimators are tables whose keys belong to the
+`ml_core.pipeline` room; here they stay mappings, and the pipeline checks them in the same way when it is built.
+
+This module reads two environment variables and no other place does: `MODELFLOW_HOME` moves the state on disk,
+`MLFLOW_TRACKING_URI` points at another registry.
+"""
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any
+from zoneinfo import ZoneInfo
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from ml_core.errors import ProjectError
+
+PROJECT_FILE = "dagster_project.toml"
+
+_DURATION = re.compile(r"(?P<count>\d+)\s*(?P<unit>second|minute|hour|day)s?")
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """Return a hint naming the valid key closest to `name`, for the end of an error message."""
+    keys = sorted(valid)
+    close = difflib.get_close_matches(name, keys, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"valid keys: {', '.join(keys)}"
+
+
+def _duration(text: object) -> object:
+    """Read '7 days' or '90 minutes'; leave anything else to the model's own check."""
+    if not isinstance(text, str):
+        return text
+    match = _DURATION.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"expected a duration such as '7 days' or '90 minutes', found {text!r}")
+    return timedelta(**{match["unit"] + "s": int(match["count"])})
+
+
+def _known_zone(name: str) -> str:
+    ZoneInfo(name)
+    return name
+
+
+Duration = Annotated[timedelta, BeforeValidator(_duration)]
+TimeZone = Annotated[str, AfterValidator(_known_zone)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class _Table(BaseModel):
+    """One table of the project file: frozen, and closed to unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataSettings(_Table):
+    """Where facts come from and what a row of the feature table is."""
+
+    loader: str = Field(description="dotted path of the function that yields a file source's facts, in known_at order")
+    features: Path = Field(description="the SQL file that defines the features, relative to the project file")
+    entity: str = Field(description="the kind of fact that asks for a feature row")
+    key: str = Field(description="the column that names an entity, in every kind of fact that concerns it")
+    request_time: str = Field(description="the entity fact's column that holds the instant its features are asked for")
+    label_fact: str = Field(description="the kind of fact that carries the label")
+    label: str = Field(description="the label column of that fact: boolean, or 0 and 1; null means no label")
+    lookback: Duration = Field(description="how far before its request time a feature may look")
+    label_window: Duration = Field(description="how long after its request time a label is still joined")
+    starts: date = Field(description="the first day of the daily partitions")
+    ends: date | None = Field(default=None, description="the day after the last partition; leave out for a living source")
+
+
+class PipelineSettings(_Table):
+    """Feature transforms and estimator, which together are the pipeline model."""
+
+    stages: tuple[Mapping[str, Any], ...] = Field(min_length=1, description="transforms in order, each with its columns")
+    estimator: Mapping[str, Any] = Field(description="the learner's name and its hyper-parameters")
+
+
+class FullTrainingSettings(_Table):
+    """The nightly retrain from scratch."""
+
+    cron: str = Field(default="30 3 * * *", description="when it runs")
+    time_zone: TimeZone = Field(default="UTC", description="the zone the cron expression is read in")
+    window: Duration | None = Field(default=None, description="how much history it learns; leave out for all of it")
+
+
+class IncrementalTrainingSettings(_Table):
+    """When enough has been labelled to teach the head of the flow something new."""
+
+    min_rows: int = Field(default=10_000, gt=0, description="this many new labelled rows start a run")
+    max_age: Duration | None = Field(default=None, description="or any new rows at all once the head is this old")
+
+
+class GateSettings(_Table):
+    """What a challenger has to show before it is served."""
+
+    min_rows: int = Field(default=1_000, gt=0, description="fewer judged rows than this and the verdict is 'refused'")
+    confidence: float = Field(default=0.95, gt=0.5, lt=1, description="of the paired bootstrap interval")
+    non_inferiority_margin: float = Field(
+        default=0.005, ge=0, description="log loss by which an increment may, at worst, trail the champion"
+    )
+    superiority_margin: float = Field(
+        default=0.0, ge=0, description="log loss by which a full retrain must beat the champion"
+    )
+    first_max_normalised_entropy: float = Field(
+        default=0.98, gt=0, description="a first version's log loss over that of predicting the base rate"
+    )
+    max_calibration_error: float = Field(
+        default=0.10, gt=0, description="largest gap between mean score and label rate over the judged rows"
+    )
+
+
+class RetentionSettings(_Table):
+    """Which old versions are kept besides those still needed."""
+
+    keep_last: int = Field(default=50, gt=0, description="the newest versions always stay")
+    keep_for: Duration = Field(default=timedelta(days=30), description="and everything younger than this")
+
+
+class ServingSettings(_Table):
+    """How followers keep up with the flow."""
+
+    poll_interval_s: float = Field(default=1.0, gt=0, description="seconds between two looks at the registry")
+    max_staleness: Duration | None = Field(default=None, description="past it the sidecar reports itself not ready")
+
+
+class Flow(_Table):
+    """One model flow: a growing sequence of versions of one pipeline model."""
+
+    name: str = Field(default="", exclude=True, description="the table's own name; not written inside it")
+    description: str = ""
+    owners: tuple[str, ...] = ()
+    data: DataSettings
+    pipeline: PipelineSettings
+    full_training: FullTrainingSettings = FullTrainingSettings()
+    incremental_training: IncrementalTrainingSettings = IncrementalTrainingSettings()
+    gate: GateSettings = GateSettings()
+    retention: RetentionSettings = RetentionSettings()
+    serving: ServingSettings = ServingSettings()
+
+    @property
+    def address(self) -> str:
+        """The model address followers use by default."""
+        return f"models:/{self.name}/Production"
+
+
+class PlatformSettings(_Table):
+    """Where the long-running platform listens; loopback only."""
+
+    dagster_port: Port = 3000
+    mlflow_port: Port = 5000
+    sidecar_port: Port = 8080
+    replay_hours_per_second: float = Field(default=1.0, gt=0, description="how fast `make up` plays a finite source")
+
+
+class _ProjectFile(_Table):
+    tracking_uri: str | None = Field(default=None, description="the MLflow registry; leave out for sqlite under the home")
+    platform: PlatformSettings = PlatformSettings()
+    flows: Mapping[str, Flow] = Field(min_length=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """The project file as read, with every place resolved.
+
+    Attributes
+    ----------
+    root : Path
+        The folder that holds `dagster_project.toml`; relative paths in it start here.
+    home : Path
+        Where all state lives: `MODELFLOW_HOME`, or `var/` under the root.
+    tracking_uri : str
+        The MLflow registry.
+    """
+
+    root: Path
+    home: Path
+    tracking_uri: str
+    platform: PlatformSettings
+    flows: Mapping[str, Flow]
+
+    def flow(self, name: str) -> Flow:
+        """Return the flow called `name`; raise ProjectError naming the nearest one when there is none."""
+        if name not in self.flows:
+            raise ProjectError(f"no flow named {name!r} in {self.root / PROJECT_FILE}: {nearest(name, self.flows)}")
+        return self.flows[name]
+
+
+def load_project(path: Path | None = None, *, environment: Mapping[str, str] | None = None) -> Project:
+    """Read the project file.
+
+    Parameters
+    ----------
+    path : Path, optional
+        The file, or the folder that holds it; by default it is looked for upwards from the working directory.
+    environment : mapping, optional
+        Stands in for the process environment.
+
+    Raises
+    ------
+    ProjectError
+        The file is missing, is not TOML, or has a key or value that does not belong there.
+    """
+    file = _find(path)
+    env = os.environ if environment is None else environment
+    try:
+        content = tomllib.loads(file.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise ProjectError(f"{file} is not valid TOML: {error}") from error
+    try:
+        read = _ProjectFile.model_validate(content)
+    except ValidationError as error:
+        raise ProjectError(f"{file}: " + "; ".join(_explain(error))) from error
+    home = Path(env.get("MODELFLOW_HOME") or file.parent / "var").resolve()
+    return Project(
+        root=file.parent,
+        home=home,
+        tracking_uri=env.get("MLFLOW_TRACKING_URI") or read.tracking_uri or f"sqlite:///{home}/mlflow/mlflow.db",
+        platform=read.platform,
+        flows={name: flow.model_copy(update={"name": name}) for name, flow in read.flows.items()},
+    )
+
+
+def day_start(day: date) -> datetime:
+    """Return the first instant of a partition day, in UTC."""
+    return datetime(day.year, day.month, day.day, tzinfo=UTC)
+
+
+def _find(path: Path | None) -> Path:
+    if path is not None:
+        file = path / PROJECT_FILE if path.is_dir() else path
+        if not file.is_file():
+            raise ProjectError(f"expected a project file at {file}, found none; run `modelflow` inside a project")
+        return file.resolve()
+    for folder in (Path.cwd(), *Path.cwd().parents):
+        if (folder / PROJECT_FILE).is_file():
+            return folder / PROJECT_FILE
+    raise ProjectError(f"found no {PROJECT_FILE} in {Path.cwd()} or above it; run `modelflow` inside a project")
+
+
+def _explain(error: ValidationError) -> list[str]:
+    """Turn pydantic's findings into sentences that name the key and, for an unknown one, the nearest valid key."""
+    sentences = []
+    for finding in error.errors():
+        where = ".".join(str(part) for part in finding["loc"])
+        if finding["type"] == "extra_forbidden":
+            table = _table_at(finding["loc"][:-1])
+            hint = nearest(str(finding["loc"][-1]), [key for key in table.model_fields if key != "name"])
+            sentences.append(f"unknown key {where}: {hint}")
+        elif finding["type"] == "missing":
+            sentences.append(f"missing key {where}: {_describe(finding['loc'])}")
+        else:
+            sentences.append(f"{where} = {finding['input']!r}: {finding['msg']}")
+    return sentences
+
+
+def _describe(location: tuple[int | str, ...]) -> str:
+    field = _table_at(location[:-1]).model_fields[str(location[-1])]
+    return field.description or f"a table [{'.'.join(str(part) for part in location)}]"
+
+
+def _table_at(location: tuple[int | str, ...]) -> type[BaseModel]:
+    """Follow a location of the file down to the model of the table that stands there."""
+    table: type[BaseModel] = _ProjectFile
+    for part in location:
+        if table is _ProjectFile and part == "flows":
+            continue
+        annotation = table.model_fields[str(part)].annotation if str(part) in table.model_fields else Flow
+        table = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else Flow
+    return table

@@ -1,0 +1,1 @@
+"""Training: full, incremental, and the judgement of what they made."""
