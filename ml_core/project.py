@@ -74,13 +74,17 @@ class DataSettings(_Table):
     lookback: Duration = Field(description="how far before its request time a feature may look")
     label_window: Duration = Field(description="how long after its request time a label is still joined")
     starts: date = Field(description="the first day of the daily partitions")
-    ends: date | None = Field(default=None, description="the day after the last partition; leave out for a living source")
+    ends: date | None = Field(
+        default=None, description="the day after the last partition; leave out for a living source"
+    )
 
 
 class PipelineSettings(_Table):
     """Feature transforms and estimator, which together are the pipeline model."""
 
-    stages: tuple[Mapping[str, Any], ...] = Field(min_length=1, description="transforms in order, each with its columns")
+    stages: tuple[Mapping[str, Any], ...] = Field(
+        min_length=1, description="transforms in order, each with its columns"
+    )
     estimator: Mapping[str, Any] = Field(description="the learner's name and its hyper-parameters")
 
 
@@ -103,6 +107,7 @@ class GateSettings(_Table):
     """What a challenger has to show before it is served."""
 
     min_rows: int = Field(default=1_000, gt=0, description="fewer judged rows than this and the verdict is 'refused'")
+    max_rows: int = Field(default=20_000, gt=0, description="judge on at most this many of the most recent rows")
     confidence: float = Field(default=0.95, gt=0.5, lt=1, description="of the paired bootstrap interval")
     non_inferiority_margin: float = Field(
         default=0.005, ge=0, description="log loss by which an increment may, at worst, trail the champion"
@@ -162,7 +167,9 @@ class PlatformSettings(_Table):
 
 
 class _ProjectFile(_Table):
-    tracking_uri: str | None = Field(default=None, description="the MLflow registry; leave out for sqlite under the home")
+    tracking_uri: str | None = Field(
+        default=None, description="the MLflow registry; leave out for sqlite under the home"
+    )
     platform: PlatformSettings = PlatformSettings()
     flows: Mapping[str, Flow] = Field(min_length=1)
 

@@ -1,0 +1,171 @@
+"""The gate: whether a challenger has shown enough to be served.
+
+Its invariant: two models are only ever compared on the same rows, and each row was scored by each of them before
+that model learned it. Three policies share that rule:
+
+* ``first``: no champion yet. Absolute floors on the newest rows of the training pass.
+* ``non-inferiority``: an increment. Its prequential scores against those of the unchanged parent.
+* ``superiority``: a full retrain. Its prequential scores against those its champion's lineage recorded.
+
+The interval on the difference in log loss is a paired bootstrap over blocks of consecutive rows, because
+neighbouring rows share their hour and their weather (moving blocks: Künsch 1989, The Annals of Statistics 17(3)).
+The gate decides; the registry carries the decision out.
+"""
+
+import tempfile
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ml_core.errors import PromotionError
+from ml_core.flow.registry import Registry
+from ml_core.flow.verdict import Verdict
+from ml_core.flow.version import ModelVersion
+from ml_core.project import Flow, GateSettings
+from ml_core.training.evaluation import SLICE_FILE, Evaluation, ScoredSlice, row_log_loss
+
+_RESAMPLES = 1_000
+
+
+class _Versions(Protocol):
+    """The part of the registry that evidence is collected through."""
+
+    def version(self, flow: str, number: int) -> ModelVersion: ...
+
+    def download_evaluation(self, version: ModelVersion, directory: Path) -> Path: ...
+
+
+def judge_and_promote(flow: Flow, registry: Registry, version: ModelVersion) -> Verdict:
+    """Judge `version` against the champion of its flow and carry the verdict out.
+
+    An accepted version enters Production; a refused one is archived with its reasons, and its examples will be
+    learned again by the next child of the head.
+
+    Raises
+    ------
+    HeadMovedError
+        Another version became champion since; judge again.
+    """
+    champion = registry.head(flow.name)
+    with tempfile.TemporaryDirectory(prefix="modelflow-judge-") as scratch:
+        verdict = _verdict(flow.gate, registry, version, champion, Path(scratch))
+    if verdict.accepted:
+        expected = None if champion is None else champion.version
+        registry.promote(flow.name, version.version, verdict=verdict, expected_champion=expected)
+    else:
+        registry.refuse(flow.name, version.version, verdict=verdict)
+    return verdict
+
+
+def judge(
+    settings: GateSettings, policy: str, challenger: ScoredSlice, champion: NDArray[np.float64] | None
+) -> Verdict:
+    """Return the verdict on one challenger's scored rows.
+
+    Parameters
+    ----------
+    settings : GateSettings
+    policy : {"first", "non-inferiority", "superiority"}
+    challenger : ScoredSlice
+        The rows judged on, newest last.
+    champion : ndarray of float64, shape (n_rows,), or None
+        The champion's scores of the same rows; None for the policy ``first``.
+    """
+    rows = challenger.labels.size
+    if not rows or not np.isfinite(challenger.scores).all():
+        found = f"{int((~np.isfinite(challenger.scores)).sum())} of {rows} scores are not finite" if rows else "no rows"
+        return Verdict(accepted=False, policy=policy, rows=rows, reasons=(f"nothing to judge: {found}",), figures={})
+    evaluation = Evaluation.of(challenger.labels, challenger.scores)
+    figures = evaluation.figures()
+    reasons = []
+    if rows < settings.min_rows:
+        reasons.append(f"judged on {rows} rows, at least {settings.min_rows} wanted")
+    gap = abs(evaluation.mean_score - evaluation.label_rate)
+    figures["calibration_error"] = gap
+    if gap > settings.max_calibration_error:
+        reasons.append(
+            f"mean score and label rate differ by {gap:.4f}, at most {settings.max_calibration_error} allowed"
+        )
+    if champion is None:
+        if evaluation.normalised_entropy > settings.first_max_normalised_entropy:
+            reasons.append(
+                f"normalised entropy {evaluation.normalised_entropy:.4f},"
+                f" at most {settings.first_max_normalised_entropy} allowed"
+            )
+    else:
+        lower, upper = paired_interval(
+            row_log_loss(challenger.labels, challenger.scores) - row_log_loss(challenger.labels, champion),
+            confidence=settings.confidence,
+        )
+        margin = settings.non_inferiority_margin if policy == "non-inferiority" else -settings.superiority_margin
+        figures |= {
+            "champion_log_loss": Evaluation.of(challenger.labels, champion).log_loss,
+            "log_loss_difference_lower": lower,
+            "log_loss_difference_upper": upper,
+        }
+        if not upper < margin:
+            reasons.append(
+                f"log loss may exceed the champion's by {upper:+.5f} (upper end of the {settings.confidence:.0%}"
+                f" interval), less than {margin:+.5f} wanted for {policy}"
+            )
+    return Verdict(accepted=not reasons, policy=policy, rows=rows, reasons=tuple(reasons), figures=figures)
+
+
+def paired_interval(differences: NDArray[np.float64], *, confidence: float, seed: int = 0) -> tuple[float, float]:
+    """Return the block-bootstrap interval of the mean of `differences`, shape (n_rows,), in row order.
+
+    Blocks hold about ``n_rows ** (1/3)`` consecutive rows; 1,000 resamples. Deterministic for a given `seed`.
+    """
+    length = max(1, round(differences.size ** (1 / 3)))
+    blocks = np.array_split(differences, max(1, differences.size // length))
+    sums = np.array([block.sum() for block in blocks])
+    sizes = np.array([block.size for block in blocks])
+    drawn = np.random.default_rng(seed).integers(0, sums.size, size=(_RESAMPLES, sums.size))
+    means = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
+    lower, upper = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(lower), float(upper)
+
+
+def _verdict(
+    settings: GateSettings, registry: _Versions, version: ModelVersion, champion: ModelVersion | None, scratch: Path
+) -> Verdict:
+    evidence = _evidence(registry, version, scratch)
+    if champion is None:
+        return judge(settings, "first", evidence.last(settings.max_rows), None)
+    if version.parent == champion.version:
+        recent = evidence.last(settings.max_rows)
+        return judge(settings, "non-inferiority", recent, recent.parent_scores)
+    if version.kind != "full":
+        raise PromotionError(
+            f"{version.flow} version {version.version} continues version {version.parent}, but the champion is"
+            f" {champion.version}; train its increment again from the champion"
+        )
+    # The rows both have scored before learning them; the challenger caught up to the champion's watermark.
+    stop = min(evidence.next, champion.watermark)
+    first = max(evidence.first, stop - settings.max_rows)
+    recorded = _lineage_scores(registry, champion, first, stop, scratch)
+    recent = evidence.between(stop - recorded.size, stop)
+    return judge(settings, "superiority", recent, recorded)
+
+
+def _lineage_scores(
+    registry: _Versions, champion: ModelVersion, first: int, stop: int, scratch: Path
+) -> NDArray[np.float64]:
+    """Return what the champion and its ancestors said of offsets [x, stop), with x as near to `first` as recorded."""
+    parts: list[NDArray[np.float64]] = []
+    version = champion
+    while True:
+        scored = _evidence(registry, version, scratch).between(first, stop)
+        parts.append(scored.scores)
+        stop = min(stop, scored.first)
+        if stop <= first or version.parent is None:
+            return np.concatenate(parts[::-1])
+        version = registry.version(version.flow, version.parent)
+
+
+def _evidence(registry: _Versions, version: ModelVersion, scratch: Path) -> ScoredSlice:
+    directory = scratch / str(version.version)
+    directory.mkdir(exist_ok=True)
+    return ScoredSlice.load(registry.download_evaluation(version, directory) / SLICE_FILE)

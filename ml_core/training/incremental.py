@@ -1,0 +1,64 @@
+"""Incremental training: the head of the flow continued over the examples it has not learned.
+
+The invariant is promise 3 of the design: an increment starts at its parent's watermark and from its parent's exact
+state, so each example trains once per lineage and the weights do not depend on where the slices were cut.
+"""
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from ml_core.data.store import FeatureStore
+from ml_core.errors import RegistryError, StateError
+from ml_core.flow.registry import Registry
+from ml_core.flow.version import ModelVersion
+from ml_core.pipeline import PipelineModel
+from ml_core.project import Flow
+from ml_core.training.evaluation import ScoredSlice
+from ml_core.training.publishing import Trained, publish
+
+
+def train_increment(
+    flow: Flow, store: FeatureStore, registry: Registry, *, tags: Mapping[str, str] | None = None
+) -> ModelVersion | None:
+    """Continue the head of `flow` over what was labelled since, and publish the result, unjudged.
+
+    Returns None when nothing new was labelled.
+
+    Raises
+    ------
+    RegistryError
+        The flow has no version to continue.
+    StateError
+        The pipeline or the features changed since the head was trained: only a full training can follow.
+    """
+    head = registry.head(flow.name)
+    if head is None:
+        raise RegistryError(f"{flow.name} has no version to continue; run its full training first")
+    stop = store.progress().next_example
+    if stop <= head.watermark:
+        return None
+    if head.feature_fingerprint != store.fingerprint():
+        raise StateError(
+            f"{flow.name}: version {head.version} was trained on features {head.feature_fingerprint[:12]}, the feature"
+            f" table is now {store.fingerprint()[:12]}; run the full training"
+        )
+    with tempfile.TemporaryDirectory(prefix="modelflow-parent-") as scratch:
+        package = registry.download(head, Path(scratch))
+        model = PipelineModel.load(package / "state", flow.pipeline)
+    # The parent scores the whole slice first, as it would have served it; then the same object learns.
+    parent_scores = [model.predict_proba(batch) for batch in store.example_batches(head.watermark, stop)]
+    labels, scores = [], []
+    for batch in store.example_batches(head.watermark, stop):
+        labels.append(batch.column("label").to_numpy(zero_copy_only=False))
+        scores.append(model.learn(batch, labels[-1]))
+    evidence = ScoredSlice(
+        first=head.watermark,
+        labels=np.concatenate(labels).astype(np.float64),
+        scores=np.concatenate(scores),
+        parent_scores=np.concatenate(parent_scores),
+    )
+    trained = Trained(kind="incremental", parent=head.version, watermark=stop, model=model, evidence=evidence)
+    return publish(flow, store, registry, trained, tags=tags or {})

@@ -1,0 +1,110 @@
+"""From a trained pipeline model to a published version: the package, its golden rows, its evidence, its tags.
+
+Both trainers end here, so that a version says the same things about itself whichever of them made it. Publishing
+neither judges nor promotes.
+"""
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ml_core.data.store import FeatureStore
+from ml_core.flow.package import write_package
+from ml_core.flow.registry import Registry
+from ml_core.flow.version import ModelVersion
+from ml_core.pipeline import PipelineModel
+from ml_core.project import Flow
+from ml_core.training.evaluation import Evaluation, ScoredSlice
+
+_GOLDEN_ROWS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A pipeline model that has learned every example below its watermark, with its evidence.
+
+    Attributes
+    ----------
+    kind : str
+        ``full`` or ``incremental``.
+    parent : int or None
+        The version whose state it continued.
+    watermark : int
+        The offset of the next example to learn.
+    """
+
+    kind: str
+    parent: int | None
+    watermark: int
+    model: PipelineModel
+    evidence: ScoredSlice
+
+
+def publish(
+    flow: Flow, store: FeatureStore, registry: Registry, trained: Trained, *, tags: Mapping[str, str]
+) -> ModelVersion:
+    """Register `trained` as a new version of `flow`, in no stage yet."""
+    last = store.examples(max(trained.watermark - _GOLDEN_ROWS, 0), trained.watermark)
+    golden = _with_odd_rows(last.select(list(trained.model.signature)))
+    own_tags = {
+        "kind": trained.kind,
+        "parent": "" if trained.parent is None else str(trained.parent),
+        "watermark": f'{{"examples": {trained.watermark}}}',
+        "trained_through": last.column("labelled_at")[-1].as_py().isoformat(),
+        "feature_fingerprint": store.fingerprint(),
+        "rows_learned": str(trained.model.n_trained),
+    }
+    with tempfile.TemporaryDirectory(prefix="modelflow-publish-") as scratch:
+        state, package, evaluation = (Path(scratch, name) for name in ("state", "package", "evaluation"))
+        state.mkdir()
+        evaluation.mkdir()
+        trained.model.save(state)
+        trained.evidence.save(evaluation)
+        write_package(
+            package,
+            graph=trained.model.to_onnx(),
+            state=state,
+            signature=trained.model.signature,
+            golden=golden,
+            golden_scores=trained.model.predict_proba(golden),
+            feature_fingerprint=own_tags["feature_fingerprint"],
+        )
+        return registry.publish(
+            flow.name,
+            package,
+            tags=own_tags | dict(tags),
+            metrics=_metrics(flow, trained),
+            evaluation=evaluation,
+        )
+
+
+def _metrics(flow: Flow, trained: Trained) -> dict[str, float]:
+    recent = trained.evidence.last(flow.gate.max_rows)
+    metrics = Evaluation.of(recent.labels, recent.scores).figures()
+    metrics["slice_rows"] = float(trained.evidence.labels.size)
+    if recent.parent_scores.size:
+        metrics["parent_log_loss"] = Evaluation.of(recent.labels, recent.parent_scores).log_loss
+    return metrics
+
+
+def _with_odd_rows(rows: pa.Table) -> pa.Table:
+    """Append a row of nothing but missing values and one of strings never seen, which every predictor must score."""
+    odd = pa.table(
+        {
+            field.name: pa.array(
+                [None, "\u2603 never seen"] if pa.types.is_string(field.type) else [np.nan, 0.0], field.type
+            )
+            for field in rows.schema
+        }
+    )
+    return pa.concat_tables([rows, odd])
+
+
+def no_scores() -> NDArray[np.float64]:
+    """Return the empty array that stands for 'no parent'."""
+    return np.empty(0, np.float64)

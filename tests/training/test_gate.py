@@ -1,0 +1,98 @@
+"""The gate's verdicts on models whose quality is known because the test made them."""
+
+import numpy as np
+import pytest
+
+from ml_core.project import GateSettings
+from ml_core.training.evaluation import ScoredSlice
+from ml_core.training.gate import judge, paired_interval
+
+SETTINGS = GateSettings()
+ROWS = 8_000
+
+
+def world(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and the probabilities they were drawn from."""
+    random = np.random.default_rng(seed)
+    truth = 1 / (1 + np.exp(-random.normal(-1.2, 1.0, ROWS)))
+    return (random.random(ROWS) < truth).astype(np.float64), truth
+
+
+def blurred(truth: np.ndarray, seed: int, noise: float) -> np.ndarray:
+    """A model of that world: the truth seen through noise on the logit."""
+    logit = np.log(truth / (1 - truth)) + np.random.default_rng(seed).normal(0, noise, truth.size)
+    return 1 / (1 + np.exp(-logit))
+
+
+def scored(labels: np.ndarray, scores: np.ndarray) -> ScoredSlice:
+    return ScoredSlice(0, labels, scores, np.empty(0))
+
+
+def test_an_equally_good_increment_passes_and_a_degraded_one_is_refused_over_many_seeds() -> None:
+    """A gate that turned equals away would freeze the flow; one that let 5 % worse through would be no gate."""
+    passed = refused = 0
+    for seed in range(100):
+        labels, truth = world(seed)
+        champion = blurred(truth, seed + 1_000, 0.1)
+        equal = blurred(truth, seed + 2_000, 0.1)
+        degraded = blurred(truth, seed + 3_000, 0.75)
+        passed += judge(SETTINGS, "non-inferiority", scored(labels, equal), champion).accepted
+        refused += not judge(SETTINGS, "non-inferiority", scored(labels, degraded), champion).accepted
+    assert passed >= 95
+    assert refused >= 95
+
+
+def test_a_full_retrain_that_is_only_as_good_does_not_replace_the_champion() -> None:
+    """Superiority means the whole interval lies below zero."""
+    labels, truth = world(7)
+    verdict = judge(SETTINGS, "superiority", scored(labels, blurred(truth, 1, 0.1)), blurred(truth, 2, 0.1))
+    assert not verdict.accepted
+    assert "superiority" in verdict.reasons[0]
+
+
+def test_a_clearly_better_full_retrain_replaces_the_champion() -> None:
+    labels, truth = world(7)
+    verdict = judge(SETTINGS, "superiority", scored(labels, truth), blurred(truth, 2, 0.9))
+    assert verdict.accepted
+    assert verdict.figures["log_loss_difference_upper"] < 0
+
+
+def test_a_majority_class_model_is_refused_as_a_first_version() -> None:
+    """On skewed data its accuracy is high; its log loss is that of knowing nothing."""
+    labels, _ = world(3)
+    verdict = judge(SETTINGS, "first", scored(labels, np.full(ROWS, labels.mean())), None)
+    assert not verdict.accepted
+    assert "normalised entropy" in verdict.reasons[0]
+
+
+def test_a_single_nan_among_the_judged_rows_refuses_the_challenger() -> None:
+    labels, truth = world(4)
+    truth[ROWS // 2] = np.nan
+    verdict = judge(SETTINGS, "first", scored(labels, truth), None)
+    assert not verdict.accepted
+    assert "1 of 8000 scores are not finite" in verdict.reasons[0]
+
+
+def test_too_few_rows_refuse_even_a_perfect_challenger() -> None:
+    labels, truth = world(5)
+    verdict = judge(SETTINGS, "first", scored(labels[:500], truth[:500]), None)
+    assert verdict.reasons == ("judged on 500 rows, at least 1000 wanted",)
+
+
+def test_a_miscalibrated_challenger_is_refused_whatever_its_ranking() -> None:
+    labels, truth = world(6)
+    verdict = judge(SETTINGS, "first", scored(labels, truth**0.2), None)
+    assert any("mean score and label rate" in reason for reason in verdict.reasons)
+
+
+@pytest.mark.parametrize("confidence", [0.8, 0.95])
+def test_the_paired_interval_covers_the_true_mean_as_often_as_it_says(confidence: float) -> None:
+    """Rows are made dependent on purpose: an interval that took them for independent would be far too narrow."""
+    random = np.random.default_rng(11)
+    covered = 0
+    for _ in range(200):
+        shocks = random.normal(0, 1, 3_004)
+        differences = 0.1 + np.convolve(shocks, np.ones(5) / 5, mode="valid")
+        lower, upper = paired_interval(differences, confidence=confidence)
+        covered += lower <= 0.1 <= upper
+    assert covered / 200 > confidence - 0.1
