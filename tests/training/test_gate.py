@@ -19,7 +19,7 @@ def world(seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def blurred(truth: np.ndarray, seed: int, noise: float) -> np.ndarray:
-    """A model of that world: the truth seen through noise on the logit."""
+    """Score that world as a model would: the truth seen through noise on the logit."""
     logit = np.log(truth / (1 - truth)) + np.random.default_rng(seed).normal(0, noise, truth.size)
     return 1 / (1 + np.exp(-logit))
 

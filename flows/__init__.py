@@ -1,0 +1,1 @@
+"""What users of the platform write: a folder per flow."""

@@ -1,0 +1,1 @@
+"""Will a flight out of New York arrive more than 15 minutes late?"""

@@ -1,0 +1,6 @@
+"""The event log and the feature store: facts in, point-in-time feature rows and ordered examples out."""
+
+from ml_core.data.log import EventLog, Segment
+from ml_core.data.store import Absorbed, FeatureStore, Progress
+
+__all__ = ["Absorbed", "EventLog", "FeatureStore", "Progress", "Segment"]

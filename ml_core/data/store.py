@@ -1,0 +1,303 @@
+"""The feature store: facts absorbed into DuckDB, a point-in-time feature row per entity, examples in one total order.
+
+One process at a time owns the DuckDB file, for as long as a short transaction takes (docs/adr/0002). `absorb` is that
+transaction: it takes in every whole segment of the log, builds the rows whose request time the flow's clock has
+reached, and appends the examples whose label became known, all or nothing. Readers share a read-only session;
+sensors read `progress.json` and never the file.
+
+The flow's *clock* is the instant through which every partition is complete. A fact that comes in late, known at or
+before a clock that has already passed, is stamped with the first instant after it: rows requested earlier cannot
+change, and a rebuild from the log's facts gives the same rows.
+"""
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import date, datetime, timedelta
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+
+from ml_core.clock import as_utc
+from ml_core.data import tables
+from ml_core.data.lock import locked
+from ml_core.data.log import EventLog, Segment
+from ml_core.errors import DataError, FeatureError
+from ml_core.project import Flow, day_start
+
+_BATCH_ROWS = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a flow's data has come; what sensors decide by.
+
+    Attributes
+    ----------
+    clock : datetime or None
+        The instant through which every partition is complete; None before the first facts.
+    next_example : int
+        The offset the next labelled example will get.
+    labelled_through : datetime or None
+        When the newest example became known.
+    offsets : mapping of str to int
+        Per partition, the offset of the next fact to absorb.
+    late_facts : int
+        Facts that came in after the clock had passed the instant they were known.
+    late_labels : int
+        Labels that came after the flow's label window, and were not joined.
+    """
+
+    clock: datetime | None = None
+    next_example: int = 0
+    labelled_through: datetime | None = None
+    offsets: Mapping[str, int] | None = None
+    late_facts: int = 0
+    late_labels: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Absorbed:
+    """What one `absorb` took in."""
+
+    facts: int = 0
+    feature_rows: int = 0
+    examples: int = 0
+    late_facts: int = 0
+
+
+class FeatureStore:
+    """The data of one flow.
+
+    Parameters
+    ----------
+    flow : Flow
+    root : Path
+        The project's root; `features.sql` is found from it.
+    home : Path
+        Where state lives; the store is `flows/<flow>` under it.
+    wait_s : float
+        How long to wait for the file's owner before StoreBusyError.
+    """
+
+    def __init__(self, flow: Flow, *, root: Path, home: Path, wait_s: float = 60.0) -> None:
+        self.directory = home / "flows" / flow.name
+        self.log = EventLog(self.directory / "log")
+        self.waited_s = 0.0
+        self._flow = flow
+        self._features = root / flow.data.features
+        self._wait_s = wait_s
+        self._file = self.directory / "store.duckdb"
+        self._progress_file = self.directory / "progress.json"
+        self._owned: duckdb.DuckDBPyConnection | None = None
+        self._thread = threading.RLock()
+
+    # -- what sensors read ---------------------------------------------------------------------------------------
+
+    def progress(self) -> Progress:
+        """Return how far the data has come, without opening the DuckDB file."""
+        if not self._progress_file.exists():
+            return Progress(offsets={})
+        read = json.loads(self._progress_file.read_text(encoding="utf-8"))
+        for name in ("clock", "labelled_through"):
+            read[name] = None if read[name] is None else datetime.fromisoformat(read[name])
+        return Progress(**read)
+
+    def pending(self) -> tuple[Segment, ...]:
+        """Return the segments that were dropped and not yet absorbed, in the order of their partitions."""
+        offsets = self.progress().offsets or {}
+        clock = self.progress().clock
+        return tuple(
+            segment
+            for partition in self.log.partitions()
+            for segment in self.log.segments(partition)
+            if segment.first >= offsets.get(partition, 0) and (clock is None or segment.through > clock)
+        )
+
+    # -- what the owner does -------------------------------------------------------------------------------------
+
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        """Own the DuckDB file over several calls, as a replay does; `absorb` and reads then cost no opening."""
+        with self._owner():
+            yield
+
+    def absorb(self) -> Absorbed:
+        """Take in every pending segment in one transaction; nothing pending is no work.
+
+        Raises
+        ------
+        SegmentError
+            A segment is missing, damaged, or has other columns than its partition.
+        FeatureError
+            `features.sql` failed or broke its contract. Nothing was taken in.
+        StoreBusyError
+            Another process kept the file for too long.
+        """
+        with self._owner() as connection:
+            before = tables.read_progress(connection)
+            connection.execute("begin")
+            try:
+                absorbed, after = self._absorb(connection, before)
+            except Exception:
+                connection.execute("rollback")
+                raise
+            connection.execute("commit")
+            if after != before or not self._progress_file.exists():
+                self._write_progress(after)
+                for partition, offset in (after.offsets or {}).items():
+                    self.log.archive(partition, offset)
+        return absorbed
+
+    def rebuild(self) -> None:
+        """Build the whole feature table again from the absorbed facts; the same rows as it grew by."""
+        with self._owner() as connection:
+            clock = tables.read_progress(connection).clock
+            if clock is not None:
+                connection.execute("begin")
+                connection.execute("drop table if exists features")
+                tables.build_features(connection, self._flow.data, self._sql(), after=None, until=clock)
+                connection.execute("commit")
+
+    # -- what readers ask ----------------------------------------------------------------------------------------
+
+    def examples(self, first: int, stop: int) -> pa.Table:
+        """Return the examples at offsets [first, stop), in order.
+
+        Columns: `offset`, `key`, `request_time`, `labelled_at`, `label` (float32, 0 or 1), then the features.
+        """
+        with self._reader() as connection:
+            return tables.read_examples(connection, first, stop)
+
+    def example_batches(self, first: int, stop: int, *, rows: int = _BATCH_ROWS) -> Iterator[pa.RecordBatch]:
+        """Yield the examples at offsets [first, stop) in batches of at most `rows`, in order.
+
+        The file is only held while a batch is read, never while its reader learns.
+        """
+        for start in range(first, stop, rows):
+            yield self.examples(start, min(start + rows, stop)).combine_chunks().to_batches()[0]
+
+    def offset_at(self, instant: datetime) -> int:
+        """Return the offset of the first example that became known at or after `instant`."""
+        with self._reader() as connection:
+            query = "select count(*) from examples where labelled_at < ?"
+            return int(connection.execute(query, [as_utc(instant)]).fetchall()[0][0])
+
+    def feature_rows(self, start: datetime, end: datetime) -> pa.Table:
+        """Return the rows requested in [start, end): `key`, `request_time`, then the features a caller sends."""
+        with self._reader() as connection:
+            return tables.read_features(connection, as_utc(start), as_utc(end))
+
+    def schema(self) -> dict[str, str]:
+        """Return the feature columns, each ``string`` or ``float``; raise FeatureError before the first row."""
+        with self._reader() as connection:
+            return tables.feature_schema(connection)
+
+    def day_counts(self, day: date) -> dict[str, int]:
+        """Count what belongs to one UTC day: facts by partition, feature rows by request, examples by label."""
+        start = day_start(day)
+        with self._reader() as connection:
+            return tables.count_between(connection, self.log.partitions(), start, start + timedelta(days=1))
+
+    def fingerprint(self) -> str:
+        """Return a sha256 over the feature definition: a version trained under another cannot be continued."""
+        return hashlib.sha256(self._sql().encode()).hexdigest()
+
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    def _absorb(self, connection: duckdb.DuckDBPyConnection, before: Progress) -> tuple[Absorbed, Progress]:
+        offsets = dict(before.offsets or {})
+        through: list[datetime] = []
+        facts = late = 0
+        for partition in self.log.partitions():
+            segments = self.log.segments(partition)
+            if not segments:
+                continue
+            through.append(segments[-1].through)
+            fresh = [
+                segment
+                for segment in segments
+                if segment.first >= offsets.get(partition, 0) and segment.next > segment.first
+            ]
+            late += tables.append_facts(connection, partition, fresh, clock=before.clock)
+            facts += sum(segment.next - segment.first for segment in fresh)
+            offsets[partition] = max(offsets.get(partition, 0), segments[-1].next)
+        clock = self._clock(through, before.clock)
+        if clock is None or (clock == before.clock and not facts):
+            return Absorbed(), before
+        rows = tables.build_features(connection, self._flow.data, self._sql(), after=before.clock, until=clock)
+        examples, late_labels, labelled_through = tables.append_examples(
+            connection, self._flow.data, before.next_example, after=before.clock, until=clock
+        )
+        after = replace(
+            before,
+            clock=clock,
+            offsets=offsets,
+            next_example=before.next_example + examples,
+            labelled_through=labelled_through or before.labelled_through,
+            late_facts=before.late_facts + late,
+            late_labels=before.late_labels + late_labels,
+        )
+        tables.write_progress(connection, after)
+        return Absorbed(facts, rows, examples, late), after
+
+    def _clock(self, through: list[datetime], before: datetime | None) -> datetime | None:
+        """Return the instant every partition is complete through; it never goes back."""
+        data = self._flow.data
+        if not {data.entity, data.label_fact} <= set(self.log.partitions()):
+            return before
+        return min(through) if before is None else max(before, min(through))
+
+    def _sql(self) -> str:
+        try:
+            return self._features.read_text(encoding="utf-8")
+        except OSError as error:
+            raise FeatureError(
+                f"{self._flow.name}: expected the feature definition at {self._features}: {error}"
+            ) from error
+
+    def _write_progress(self, progress: Progress) -> None:
+        part = self._progress_file.with_suffix(".part")
+        part.write_text(json.dumps(asdict(progress), default=datetime.isoformat) + "\n", encoding="utf-8")
+        part.replace(self._progress_file)
+
+    @contextmanager
+    def _owner(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        with self._thread:
+            if self._owned is not None:
+                yield self._owned
+                return
+            self.directory.mkdir(parents=True, exist_ok=True)
+            with locked(self.directory, exclusive=True, wait_s=self._wait_s) as waited:
+                self.waited_s += waited
+                with self._connected(read_only=False) as connection:
+                    self._owned = connection
+                    try:
+                        yield connection
+                    finally:
+                        self._owned = None
+
+    @contextmanager
+    def _reader(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        with self._thread:
+            if self._owned is not None:
+                yield self._owned
+                return
+            if not self._file.exists():
+                raise DataError(
+                    f"{self._flow.name}: no facts were absorbed yet into {self.directory}; ingest some first"
+                )
+            with locked(self.directory, exclusive=False, wait_s=self._wait_s) as waited:
+                self.waited_s += waited
+                with self._connected(read_only=True) as connection:
+                    yield connection
+
+    @contextmanager
+    def _connected(self, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
+        with duckdb.connect(str(self._file), read_only=read_only) as connection:
+            connection.execute("set TimeZone = 'UTC'")
+            yield connection

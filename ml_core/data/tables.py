@@ -1,0 +1,286 @@
+"""The SQL of the feature store: what its tables hold and how they grow.
+
+facts in `facts.<partition>` : the log's columns, `known_at` no earlier than the clock they came in at
+`features`                   : `key`, `request_time`, then what features.sql selects; a row per entity
+`examples`                   : `"offset"`, `labelled_at`, `key`, `request_time`, `label`; dense from 0 and ordered by
+                               (`labelled_at`, `key`)
+`progress`                   : one row, the same as progress.json
+
+All functions run inside the owner's transaction or a reader's session; none opens or commits anything.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ml_core.data.log import OFFSET, Segment
+from ml_core.errors import FeatureError, SegmentError
+from ml_core.project import DataSettings
+
+if TYPE_CHECKING:
+    from ml_core.data.store import Progress
+
+Connection = duckdb.DuckDBPyConnection
+
+_NUMERIC = "FLOAT"
+_CATEGORICAL = "VARCHAR"
+_BEGINNING = datetime(1, 1, 1, tzinfo=UTC)
+_INSTANT = timedelta(microseconds=1)
+
+
+def quoted(name: str) -> str:
+    """Return `name` as an SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def read_progress(connection: Connection) -> "Progress":
+    """Return the progress the tables stand at."""
+    from ml_core.data.store import Progress
+
+    connection.execute("create schema if not exists facts")
+    connection.execute("create table if not exists progress (content json)")
+    rows = connection.execute("select content from progress").fetchall()
+    if not rows:
+        return Progress(offsets={})
+    read = json.loads(rows[0][0])
+    for name in ("clock", "labelled_through"):
+        read[name] = None if read[name] is None else datetime.fromisoformat(read[name])
+    return Progress(**read)
+
+
+def write_progress(connection: Connection, progress: "Progress") -> None:
+    """Replace the progress, in the same transaction as what it speaks of."""
+    connection.execute("delete from progress")
+    content = json.dumps(asdict(progress), default=datetime.isoformat)
+    connection.execute("insert into progress values (?)", [content])
+
+
+def append_facts(connection: Connection, partition: str, segments: Sequence[Segment], *, clock: datetime | None) -> int:
+    """Append the facts of `segments`; return how many of them were late."""
+    if not segments:
+        return 0
+    table = f"facts.{quoted(partition)}"
+    files = [str(segment.path) for segment in segments]
+    try:
+        floor = clock + _INSTANT if clock is not None and min(map(_first_known, files)) <= clock else None
+        stamped = "known_at" if floor is None else "greatest(known_at, $floor)"
+        values = {"files": files} | ({} if floor is None else {"floor": floor})
+        if partition not in fact_partitions(connection):
+            connection.execute(f"create table {table} as from read_parquet($files) limit 0", {"files": files})
+        connection.execute(
+            f"insert into {table} by name select * replace ({stamped} as known_at) from read_parquet($files)"
+            f" order by known_at, {OFFSET}",
+            values,
+        )
+        if floor is None:
+            return 0
+        count = "select count(*) from read_parquet($files) where known_at < $floor"
+        return int(connection.execute(count, values).fetchall()[0][0])
+    except (duckdb.Error, pa.ArrowException, OSError) as error:
+        raise SegmentError(
+            f"partition {partition!r}: expected whole segments with the columns of the facts before them, from"
+            f" {files[0]} on, found: {error}"
+        ) from error
+
+
+def _first_known(file: str) -> datetime:
+    """Return the earliest `known_at` of a segment, from its footer."""
+    metadata = pq.read_metadata(file)
+    column = metadata.schema.names.index("known_at")
+    groups = (metadata.row_group(group).column(column).statistics for group in range(metadata.num_row_groups))
+    return min(statistics.min.astimezone(UTC) for statistics in groups)
+
+
+def build_features(
+    connection: Connection, data: DataSettings, sql: str, *, after: datetime | None, until: datetime
+) -> int:
+    """Append the rows requested in (after, until] by running features.sql over what was known; return their number.
+
+    features.sql sees `requests`, the entity facts with their `request_time`, and each partition's facts from
+    `lookback` before the first possible request up to `until`.
+    """
+    _collect_requests(connection, data, after=after, until=until)
+    requested = int(connection.execute("select count(*) from requests").fetchall()[0][0])
+    for partition in fact_partitions(connection):
+        _refresh_recent(connection, data, partition, after=after, until=until)
+    if requested == 0 and _exists(connection, "features"):
+        connection.execute("create or replace temp table built as from features limit 0")
+        return 0
+    try:
+        connection.execute(f"create or replace temp table built as {sql.rstrip().rstrip(';')}")
+    except duckdb.Error as error:
+        raise FeatureError(f"{data.features}: {error}") from error
+    if not _exists(connection, "features"):
+        _check_contract(connection, data)
+        connection.execute("create table features as from built limit 0")
+    counted = connection.execute("select count(*), count(distinct key) from built").fetchall()[0]
+    if counted != (requested, requested):
+        raise FeatureError(
+            f"{data.features}: expected one row for each of {requested} requests, found {counted[0]} rows with"
+            f" {counted[1]} keys; a join repeats or drops rows"
+        )
+    connection.execute("insert into features by name from built order by request_time, key")
+    return requested
+
+
+def _refresh_recent(
+    connection: Connection, data: DataSettings, partition: str, *, after: datetime | None, until: datetime
+) -> None:
+    """Bring the relation that features.sql reads a partition by up to `until`.
+
+    It is a view of the partition while the whole history is built, and a copy of what is recent afterwards: few
+    rows, read several times. An owner that keeps its session only adds what became known since `after`; that the
+    copy then reaches back further than the look-back changes no row, because no feature may look that far.
+    """
+    name, facts = quoted(partition), f"from facts.{quoted(partition)} where known_at <= $until"
+    if after is None:
+        instant = f"timestamptz '{until.isoformat()}'"
+        connection.execute(f"create or replace temp view {name} as {facts.replace('$until', instant)}")
+        return
+    query = "select table_name from duckdb_tables() where temporary and table_name = ?"
+    if connection.execute(query, [partition]).fetchall():
+        values = {"until": until, "start": after}
+        connection.execute(f"insert into {name} {facts} and known_at > $start", values)
+    else:
+        values = {"until": until, "start": after - data.lookback}
+        connection.execute(f"drop view if exists {name}")
+        connection.execute(f"create temp table {name} as {facts} and known_at > $start", values)
+
+
+def _collect_requests(connection: Connection, data: DataSettings, *, after: datetime | None, until: datetime) -> None:
+    """Collect the entities asked about in (after, until]; one that became known late is asked about then."""
+    facts = f"from facts.{quoted(data.entity)} where known_at <= $until and"
+    asked = quoted(data.request_time)
+    # two ranges rather than one `greatest`, so that each is found by the tables' min-max indexes
+    connection.execute(
+        f"create or replace temp table requests as select *, {asked} as request_time"
+        f" {facts} {asked} > $after and {asked} <= $until and {asked} >= known_at"
+        f" union all select *, known_at {facts} known_at > $after and {asked} < known_at",
+        {"after": after or _BEGINNING, "until": until},
+    )
+
+
+def append_examples(
+    connection: Connection, data: DataSettings, first: int, *, after: datetime | None, until: datetime
+) -> tuple[int, int, datetime | None]:
+    """Append the examples that became known in (after, until]; return how many, how many were too late, and the last.
+
+    An example becomes known with its label, but not before its features are asked for. An entity's first label
+    counts. One that comes after the label window is counted, not joined. `built` holds the rows asked for since
+    `after`.
+    """
+    connection.execute(
+        'create table if not exists examples ("offset" bigint, labelled_at timestamptz, key varchar,'
+        " request_time timestamptz, label float)"
+    )
+    key, label = quoted(data.key), quoted(data.label)
+    labels = f"from facts.{quoted(data.label_fact)} where {label} is not null"
+    connection.execute(
+        f"""
+        create or replace temp table labelled as
+        with labels as (  -- those that came now, and those that waited for rows built now
+            select {key} as key, known_at, {label}::float as label, {OFFSET} as log_offset
+            {labels} and known_at > $after and known_at <= $until
+            union all
+            select {key}, known_at, {label}::float, {OFFSET}
+            {labels} and known_at > $after - $window and known_at <= $after and {key} in (select key from built)
+        ),
+        rows as (  -- an older row's label would be too late; the same span again, so that it can be counted as such
+            select key, request_time from features where request_time > $after - 2 * $window
+        ),
+        seen as (select key from examples where labelled_at > $after - 2 * $window)
+        select key, request_time, label, greatest(known_at, request_time) as labelled_at,
+               known_at > request_time + $window as too_late
+        from labels
+        join rows using (key)
+        anti join seen using (key)
+        qualify row_number() over (partition by key order by known_at, log_offset) = 1
+        """,  # noqa: S608 - identifiers are quoted, the rest is ours
+        {"after": after or datetime(1900, 1, 1, tzinfo=UTC), "until": until, "window": data.label_window},
+    )
+    connection.execute(
+        'insert into examples select $first + row_number() over (order by labelled_at, key) - 1 as "offset",'
+        " labelled_at, key, request_time, label from labelled where not too_late order by labelled_at, key",
+        {"first": first},
+    )
+    appended, too_late, last = connection.execute(
+        "select count(*) filter (not too_late), count(*) filter (too_late),"
+        " max(labelled_at) filter (not too_late) from labelled"
+    ).fetchall()[0]
+    return int(appended), int(too_late), last and last.astimezone(UTC)
+
+
+def read_examples(connection: Connection, first: int, stop: int) -> pa.Table:
+    """Return examples [first, stop) joined with their feature rows, in order."""
+    features = ", ".join(quoted(name) for name in feature_schema(connection))
+    return connection.sql(
+        f"""
+        with chosen as (from examples where "offset" >= $first and "offset" < $stop),
+        bounds as (select min(request_time) as earliest, max(request_time) as latest from chosen)
+        select "offset", key, chosen.request_time, labelled_at, label, {features}
+        from chosen
+        join (from features where request_time >= (select earliest from bounds)
+              and request_time <= (select latest from bounds)) as features using (key)
+        order by "offset"
+        """,  # noqa: S608 - identifiers are quoted
+        params={"first": first, "stop": stop},
+    ).to_arrow_table()
+
+
+def read_features(connection: Connection, start: datetime, end: datetime) -> pa.Table:
+    """Return the feature rows requested in [start, end), in the order of their requests."""
+    return connection.sql(
+        "from features where request_time >= $start and request_time < $end order by request_time, key",
+        params={"start": start, "end": end},
+    ).to_arrow_table()
+
+
+def feature_schema(connection: Connection) -> dict[str, str]:
+    """Return the feature columns by name, each ``string`` or ``float``."""
+    if not _exists(connection, "features"):
+        raise FeatureError("expected a feature table, found none; ingest facts of every partition first")
+    described = connection.execute("describe features").fetchall()
+    kinds = {_CATEGORICAL: "string", _NUMERIC: "float"}
+    return {row[0]: kinds[row[1]] for row in described if row[0] not in {"key", "request_time"}}
+
+
+def count_between(connection: Connection, partitions: Sequence[str], start: datetime, end: datetime) -> dict[str, int]:
+    """Count the facts known, the rows requested and the examples labelled in [start, end)."""
+    counts = {}
+    for name, table, column in [
+        *((partition, f"facts.{quoted(partition)}", "known_at") for partition in partitions),
+        ("feature_rows", "features", "request_time"),
+        ("examples", "examples", "labelled_at"),
+    ]:
+        query = f"select count(*) from {table} where {column} >= ? and {column} < ?"  # noqa: S608 - identifiers are quoted
+        counts[name] = int(connection.execute(query, [start, end]).fetchall()[0][0])
+    return counts
+
+
+def fact_partitions(connection: Connection) -> list[str]:
+    """Return the partitions that hold facts."""
+    query = "select table_name from duckdb_tables() where schema_name = 'facts' order by 1"
+    return [name for (name,) in connection.execute(query).fetchall()]
+
+
+def _exists(connection: Connection, table: str) -> bool:
+    query = "select count(*) from duckdb_tables() where schema_name = 'main' and table_name = ? and not temporary"
+    return bool(connection.execute(query, [table]).fetchall()[0][0])
+
+
+def _check_contract(connection: Connection, data: DataSettings) -> None:
+    """Hold the first result of features.sql against what a feature table is."""
+    described = {row[0]: row[1] for row in connection.execute("describe built").fetchall()}
+    if list(described)[:2] != ["key", "request_time"]:
+        raise FeatureError(f"{data.features}: expected `key` and `request_time` first, found {list(described)[:2]}")
+    for name, kind in list(described.items())[2:]:
+        if kind not in {_CATEGORICAL, _NUMERIC}:
+            raise FeatureError(
+                f"{data.features}: expected feature {name!r} as {_CATEGORICAL} or {_NUMERIC}, found {kind}; cast it"
+            )

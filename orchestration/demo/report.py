@@ -1,0 +1,144 @@
+"""The demo's report: figures over what was served, and the same for the first version had it stayed frozen.
+
+It computes from the answers the sidecar gave, the labels that arrived, and the scores of a predictor pinned to
+the first version on the same rows; nothing is scored for the report alone but that frozen line. Everything in it
+is reproducible except the sections `timing` and `ids`.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from ml_core.flow.version import ModelVersion
+from ml_core.training.evaluation import Evaluation
+
+_WEEK = np.timedelta64(7, "D")
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """Every request of the replay whose outcome became known.
+
+    Attributes
+    ----------
+    asked : ndarray of datetime64[us], shape (n_rows,)
+        Request time, in UTC.
+    labels, live, frozen : ndarray of float64, shape (n_rows,)
+        The outcome, the score that was served, and the first version's score of the same row.
+    """
+
+    asked: NDArray[np.datetime64]
+    labels: NDArray[np.float64]
+    live: NDArray[np.float64]
+    frozen: NDArray[np.float64]
+
+    @classmethod
+    def join(cls, rows: pa.Table, live: Sequence[float], frozen: NDArray[np.float64], examples: pa.Table) -> "Served":
+        """Join the rows that were sent with the labels that arrived, by key."""
+        outcome = dict(zip(examples.column("key").to_pylist(), examples.column("label").to_pylist(), strict=True))
+        labels = np.array([outcome.get(key, np.nan) for key in rows.column("key").to_pylist()], np.float64)
+        scores = np.asarray(live, np.float64)
+        known = ~np.isnan(labels) & ~np.isnan(scores)
+        asked = rows.column("request_time").cast(pa.timestamp("us")).to_numpy()
+        return cls(asked[known], labels[known], scores[known], frozen[known])
+
+    def weeks(self, end: datetime) -> list[dict[str, Any]]:
+        """Compare live and frozen in weeks that are counted back from `end`, oldest first."""
+        stop = np.datetime64(end.replace(tzinfo=None), "us")
+        back = (stop - np.timedelta64(1, "us") - self.asked) // _WEEK
+        return [
+            {"week_starts": str((stop - (week + 1) * _WEEK).astype("datetime64[D]"))} | self._compare(back == week)
+            for week in sorted(set(back.tolist()), reverse=True)
+        ]
+
+    def over(self, end: datetime, weeks: int) -> dict[str, Any]:
+        """Compare live and frozen over the last `weeks` weeks before `end`."""
+        return self._compare(self.asked >= np.datetime64((end - timedelta(weeks=weeks)).replace(tzinfo=None), "us"))
+
+    def _compare(self, chosen: NDArray[np.bool_]) -> dict[str, Any]:
+        labels = self.labels[chosen]
+        live, frozen = (Evaluation.of(labels, scores[chosen]) for scores in (self.live, self.frozen))
+        return {
+            "rows": labels.size,
+            "late_share": round(live.label_rate, 6),
+            "live": {"auc": round(live.auc, 6), "log_loss": round(live.log_loss, 6)},
+            "frozen": {"auc": round(frozen.auc, 6), "log_loss": round(frozen.log_loss, 6)},
+        }
+
+
+def version_rows(versions: Sequence[ModelVersion]) -> list[dict[str, Any]]:
+    """Describe each version by what is the same in every run of the demo."""
+    return [
+        {
+            "version": version.version,
+            "kind": version.kind,
+            "stage": version.stage,
+            "parent": version.parent,
+            "watermark": version.watermark,
+            "trained_through": version.trained_through.isoformat(),
+            "verdict": None if version.verdict is None else ("accepted" if version.verdict.accepted else "refused"),
+            "log_loss": round(version.metrics["log_loss"], 6),
+            "auc": round(version.metrics["auc"], 6),
+        }
+        for version in versions
+    ]
+
+
+def request_counts(versions: Sequence[int], failures: Sequence[str]) -> dict[str, Any]:
+    """Count the requests, the failed ones, and the changes of the version that answered."""
+    answered = [version for version in versions if version]
+    return {
+        "sent": len(versions),
+        "answered": len(answered),
+        "failed": len(failures),
+        "reloads": sum(before != after for before, after in zip(answered, answered[1:], strict=False)),
+        "by_version": {str(version): count for version, count in sorted(Counter(answered).items())},
+    }
+
+
+def write(report: dict[str, Any], file: Path) -> None:
+    """Write the report as indented JSON, whole or not at all."""
+    part = file.with_suffix(".part")
+    part.write_bytes(orjson.dumps(report, option=orjson.OPT_INDENT_2) + b"\n")
+    part.replace(file)
+
+
+def show(report: dict[str, Any], console: Console) -> None:
+    """Print the report as tables."""
+    table = Table(title="Versions of the flow")
+    for column in ("version", "kind", "stage", "parent", "watermark", "trained_through", "verdict", "log_loss", "auc"):
+        table.add_column(column, justify="left" if column in {"kind", "stage", "verdict"} else "right")
+    for row in report["versions"]:
+        table.add_row(*("" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
+                        for value in row.values()))  # fmt: skip
+    console.print(table)
+
+    table = Table(title="What was served, week by week, beside the first version had it stayed frozen")
+    for column in ("week starts", "rows", "late", "log loss live", "frozen", "AUC live", "frozen"):
+        table.add_column(column, justify="right")
+    spans = [(week["week_starts"], week) for week in report["weeks"]]
+    for name, span in [*spans, ("last 8 weeks", report["last_8_weeks"]), ("all", report["all"])]:
+        live, frozen = span["live"], span["frozen"]
+        table.add_row(
+            name,
+            str(span["rows"]),
+            f"{span['late_share']:.1%}",
+            *(f"{figures['log_loss']:.4f}" for figures in (live, frozen)),
+            *(f"{figures['auc']:.4f}" for figures in (live, frozen)),
+        )
+    console.print(table)
+    requests = report["requests"]
+    console.print(
+        f"{requests['answered']} of {requests['sent']} requests answered by the sidecar, {requests['failed']} failed,"
+        f" {requests['reloads']} reloads."
+    )

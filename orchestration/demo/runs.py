@@ -1,0 +1,56 @@
+"""Dagster runs, asked for by Dagster's own schedules and sensors but executed here and now.
+
+A daemon would pick a sensor's request up seconds later, in wall-clock time; the replay's time passes hundreds of
+times faster, so the demo ticks the same sensor definitions against the same instance and executes the runs they
+ask for in this process. The runs are real: they are in the instance's history with the sensor's own tags.
+"""
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from ml_core.errors import PlatformError
+
+
+class Runs:
+    """Ticks sensors and executes runs against one Dagster instance."""
+
+    def __init__(self, definitions: dg.Definitions, instance: dg.DagsterInstance) -> None:
+        self._definitions = definitions
+        self._instance = instance
+        self._cursors: dict[str, str | None] = {}
+        self._asked: set[str] = set()
+        self.run_ids: list[str] = []
+
+    def tick(self, sensor_name: str) -> Iterator[str]:
+        """Evaluate a sensor once and execute each run it asks for; yield the runs' ids."""
+        sensor = self._definitions.get_sensor_def(sensor_name)
+        with dg.build_sensor_context(
+            instance=self._instance,
+            cursor=self._cursors.get(sensor_name),
+            definitions=self._definitions,
+            sensor_name=sensor_name,
+        ) as context:
+            tick = sensor.evaluate_tick(context)
+        self._cursors[sensor_name] = tick.cursor
+        for request in tick.run_requests or ():
+            if request.run_key is not None and request.run_key in self._asked:
+                continue  # the daemon, too, starts one run per key
+            self._asked.add(request.run_key or "")
+            tags = dict(request.tags) | {"dagster/sensor_name": sensor_name}
+            if request.run_key is not None:
+                tags["dagster/run_key"] = request.run_key
+            yield self.execute(request.job_name or sensor.job_name, tags=tags, run_config=request.run_config)
+
+    def execute(
+        self, job_name: str, *, tags: dict[str, str] | None = None, run_config: dict[str, object] | None = None
+    ) -> str:
+        """Execute a job in this process and return the run's id; raise PlatformError when it fails."""
+        job = self._definitions.resolve_job_def(job_name)
+        result = job.execute_in_process(
+            instance=self._instance, tags=tags, run_config=run_config or {}, raise_on_error=True
+        )
+        self.run_ids.append(result.run_id)
+        if not result.success:
+            raise PlatformError(f"run {result.run_id} of {job_name} failed; see it in the Dagster UI")
+        return result.run_id
