@@ -141,6 +141,7 @@ def _refresh_recent(
     name, facts = quoted(partition), f"from facts.{quoted(partition)} where known_at <= $until"
     if after is None:
         instant = f"timestamptz '{until.isoformat()}'"
+        connection.execute(f"drop table if exists temp.{name}")
         connection.execute(f"create or replace temp view {name} as {facts.replace('$until', instant)}")
         return
     query = "select table_name from duckdb_tables() where temporary and table_name = ?"
