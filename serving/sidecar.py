@@ -6,7 +6,9 @@ for, not an error. TERM drains the requests in flight and exits 0.
 
 import contextlib
 import logging
+import signal
 import socket
+from collections.abc import Iterator
 
 import uvicorn
 
@@ -18,6 +20,8 @@ from serving.http import Sidecar
 from serving.settings import Settings
 
 _DRAIN_S = 10
+# callers keep connections open between bursts; closing one under a caller's next request would fail that request
+_IDLE_S = 600
 
 
 def run(settings: Settings) -> None:
@@ -42,7 +46,7 @@ def run(settings: Settings) -> None:
     with contextlib.suppress(ModelFlowError):
         follower.load_first()
     follower.start()
-    server = uvicorn.Server(
+    server = _Server(
         uvicorn.Config(
             Sidecar(follower),
             loop="uvloop",
@@ -53,12 +57,24 @@ def run(settings: Settings) -> None:
             server_header=False,
             date_header=False,
             timeout_graceful_shutdown=_DRAIN_S,
+            timeout_keep_alive=_IDLE_S,
         )
     )
     try:
         server.run(sockets=[listener])
     finally:
         follower.stop()
+
+
+class _Server(uvicorn.Server):
+    """Ends with code 0 on TERM and INT: draining is what was asked for, so the signal is not raised again."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Let TERM and INT begin the drain."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self.handle_exit)
+        yield
 
 
 def _listen(host: str, port: int) -> socket.socket:
