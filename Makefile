@@ -33,7 +33,7 @@ test-full: setup ## every test, also kill matrices and scale
 .PHONY: check
 check: setup ## format, lint, types, import contracts, Dockerfiles, then the tests
 	@echo "==> ruff"; $(BIN)/ruff format --check .; $(BIN)/ruff check .
-	@echo "==> mypy"; $(BIN)/mypy
+	@echo "==> mypy"; $(BIN)/mypy; $(BIN)/mypy scripts
 	@echo "==> import contracts"; $(BIN)/lint-imports
 	@echo "==> hadolint"; $(BIN)/hadolint docker/*.Dockerfile
 	@$(MAKE) test

@@ -100,7 +100,8 @@ def install_uv() -> None:
 def uv_settings() -> dict[str, str]:
     """Translate pip's configuration (files and PIP_ variables) for uv; a UV_ variable that is set wins."""
     settings = {"VIRTUAL_ENV": str(VENV)}
-    listed = answer(PYTHON, "-m", "pip", "config", "list") if (VENV / "bin" / "pip").exists() else ""
+    question = ("-m", "pip", "config", "list")
+    listed = answer(PYTHON, *question) or answer(sys.executable, *question)
     for key, value in re.findall(r"^\S+?\.([a-z-]+)='(.*)'$", listed, re.MULTILINE):
         name = PIP_TO_UV.get(key)
         places = [part for part in value.split() if "://" in part or "/" not in part or Path(part).exists()]

@@ -4,7 +4,18 @@ Invariant: a test that had to be skipped is named in the summary, and with `--fa
 so that continuous integration never passes on tests it did not run.
 """
 
+import hashlib
+import os
+import runpy
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -19,3 +30,38 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if session.config.getoption("--fail-on-skip") and skipped and exitstatus == pytest.ExitCode.OK:
         reporter.write_line(f"{len(skipped)} skipped, and --fail-on-skip is set", red=True)
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture(scope="session")
+def plain_environment() -> Callable[..., Path]:
+    """Return a maker of environments that have none of our code: `plain_environment("name", "-r", lock)`.
+
+    The arguments after the name are those of `uv pip install`. An environment is kept under `var/envs` by the digest
+    of its arguments and of the files among them, and made once.
+    """
+    settings = runpy.run_path(str(ROOT / "scripts" / "bootstrap.py"))["uv_settings"]
+    uv = Path(sys.executable).with_name("uv")
+
+    def make(name: str, *arguments: str | Path) -> Path:
+        content = hashlib.sha256(sys.version.encode())
+        for argument in arguments:
+            content.update(argument.read_bytes() if isinstance(argument, Path) else argument.encode())
+        place = ROOT / "var" / "envs" / f"{name}-{content.hexdigest()[:12]}"
+        python = place / "bin" / "python"
+        if not (place / ".ready").exists():
+            environment = {**os.environ, **settings()}
+            subprocess.run([uv, "venv", "--clear", "--python", sys.executable, place], check=True, timeout=60)
+            install = [uv, "pip", "install", "--python", python, *arguments]
+            subprocess.run(install, check=True, timeout=240, env=environment)
+            (place / ".ready").touch()
+        return python
+
+    return make
+
+
+@pytest.fixture
+def free_port() -> int:
+    """Return a loopback port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

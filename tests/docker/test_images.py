@@ -1,0 +1,60 @@
+"""The image definitions: linted, and complete without an engine at hand."""
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCKER = ROOT / "docker"
+
+
+@pytest.mark.parametrize("image", sorted(DOCKER.glob("*.Dockerfile")), ids=lambda file: file.stem)
+def test_every_image_definition_passes_the_linter(image: Path) -> None:
+    """An unpinned base or a root user would reach every place the image runs."""
+    hadolint = Path(sys.executable).with_name("hadolint")
+    found = subprocess.run([hadolint, image], capture_output=True, text=True, check=False, timeout=60)
+    assert (found.returncode, found.stdout) == (0, "")
+
+
+def test_the_sidecar_starts_with_nothing_but_its_own_lock(
+    plain_environment: Callable[..., Path], free_port: int, tmp_path: Path
+) -> None:
+    """A package missing from the sidecar's lock would only be noticed when the container starts."""
+    python = plain_environment("sidecar", "--require-hashes", "-r", DOCKER / "sidecar-requirements.lock")
+    for room in ("ml_core", "serving"):  # what the image copies
+        shutil.copytree(ROOT / room, tmp_path / room, ignore=shutil.ignore_patterns("__pycache__"))
+    subprocess.run([python, "-c", "import serving"], cwd=tmp_path, check=True, timeout=60)
+    address = f"http://127.0.0.1:{free_port}"
+    command = [python, "-m", "serving", "--port", str(free_port), "--cache", tmp_path / "cache"]
+    nowhere = ["models:/none/Production", "--tracking-uri", "http://127.0.0.1:9"]
+    with subprocess.Popen([*command, *nowhere], cwd=tmp_path) as sidecar:
+        try:
+            assert status_of(f"{address}/v2/health/live") == 200
+            assert status_of(f"{address}/v2/health/ready") == 503
+        finally:
+            sidecar.send_signal(signal.SIGTERM)
+            code = sidecar.wait(timeout=30)
+    assert code == 0
+
+
+def status_of(url: str) -> int:
+    """Return the status that `url` answers with, waiting for its server to listen."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 - a loopback address
+                return int(answer.status)
+        except urllib.error.HTTPError as refused:
+            return refused.code
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
