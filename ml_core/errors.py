@@ -16,6 +16,10 @@ ModelFlowError
 │   └── HeadMovedError        another producer advanced the flow first                (retryable)
 ├── PromotionError            a transition was asked for that the flow's rules forbid
 ├── NotReadyError             no verified model is loaded yet                         (retryable)
+├── RequestError              a request to a predictor is refused before its rows are read
+│   ├── LimitError            it is larger than the predictor's limits allow
+│   ├── LateRequestError      it did not arrive whole in time                         (retryable)
+│   └── OverloadedError       too many requests are in flight                         (retryable)
 └── PlatformError             a process of the platform could not be started or kept
 
 A message says what was expected, what was found, on which object, and what to do. There is no HTTP and no
@@ -55,7 +59,20 @@ class StoreBusyError(DataError):
 
 
 class InputError(ModelFlowError, ValueError):
-    """Rows given to a model do not fit its signature; the model is unchanged."""
+    """Rows given to a model do not fit its signature; the model is unchanged.
+
+    Attributes
+    ----------
+    column : str or None
+        The raw column that does not fit, where it is one.
+    row : int or None
+        The index of the row that does not fit, where it is one.
+    """
+
+    def __init__(self, message: str, *, column: str | None = None, row: int | None = None) -> None:
+        super().__init__(message)
+        self.column = column
+        self.row = row
 
 
 class StateError(ModelFlowError):
@@ -98,6 +115,26 @@ class PromotionError(ModelFlowError):
 
 class NotReadyError(ModelFlowError):
     """No verified model is loaded yet."""
+
+    retryable = True
+
+
+class RequestError(ModelFlowError):
+    """A request to a predictor is refused before its rows are read."""
+
+
+class LimitError(RequestError):
+    """A request is larger than the predictor's limits allow."""
+
+
+class LateRequestError(RequestError):
+    """A request did not arrive whole in time."""
+
+    retryable = True
+
+
+class OverloadedError(RequestError):
+    """Too many requests are in flight; the same one may be answered a moment later."""
 
     retryable = True
 

@@ -141,8 +141,8 @@ class Flow(_Table):
     """One model flow: a growing sequence of versions of one pipeline model."""
 
     name: str = Field(default="", exclude=True, description="the table's own name; not written inside it")
-    description: str = ""
-    owners: tuple[str, ...] = ()
+    description: str = Field(default="", description="one sentence for people; shown in Dagster")
+    owners: tuple[str, ...] = Field(default=(), description="who answers for the flow: `team:name` or a mail address")
     data: DataSettings
     pipeline: PipelineSettings
     full_training: FullTrainingSettings = FullTrainingSettings()
@@ -160,9 +160,9 @@ class Flow(_Table):
 class PlatformSettings(_Table):
     """Where the long-running platform listens; loopback only."""
 
-    dagster_port: Port = 3000
-    mlflow_port: Port = 5000
-    sidecar_port: Port = 8080
+    dagster_port: Port = Field(default=3000, description="where Dagster's pages are")
+    mlflow_port: Port = Field(default=5000, description="where the MLflow registry and its pages are")
+    sidecar_port: Port = Field(default=8080, description="where the sidecar answers")
     replay_hours_per_second: float = Field(default=1.0, gt=0, description="how fast `make up` plays a finite source")
 
 

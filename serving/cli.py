@@ -8,7 +8,7 @@ import typer
 from serving.settings import Settings
 
 
-def serve(  # noqa: PLR0913, PLR0917 - a command's options
+def serve(  # noqa: PLR0917 - a command's options
     uri: Annotated[str, typer.Argument(help="the model address, e.g. models:/flight_delays/Production")],
     tracking_uri: Annotated[str, typer.Option(help="the MLflow registry")] = "http://127.0.0.1:5000",
     host: Annotated[str, typer.Option(help="the address to listen on")] = "127.0.0.1",

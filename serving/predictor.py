@@ -98,7 +98,7 @@ class LocalPredictor:
         columns = {name: [value] for name, value in row.items()}
         return Prediction(float(model.score(feed_of(columns, model.signature))[0]), model.version)
 
-    def predict_batch(self, rows: Sequence[Mapping[str, Any]] | Mapping[str, Any] | Any) -> Predictions:  # noqa: ANN401
+    def predict_batch(self, rows: Sequence[Mapping[str, Any]] | Mapping[str, Any] | Any) -> Predictions:
         """Score many rows: a sequence of rows, a mapping of columns, or an Arrow table."""
         model = self._current()
         return Predictions(model.score(feed_of(columns_of(rows), model.signature)), model.version)

@@ -1,20 +1,26 @@
 """Rows as callers send them, turned into the inputs of the graph, or refused by name.
 
 ========================================  ==================================================================
-a column is missing                       refused: InputError names it
-a column is not in the signature          ignored: a caller may send more than one model needs
+a column is missing                       refused: InputError names it, and the row where only some lack it
+a column is not in the signature          ignored, or refused where `refuse_extra` is set
 null, in a string column                  the empty string, as in training
 null or NaN, in a number column           missing, as in training: the pipeline's own policy handles it
-a number in a string column, or reverse   refused: InputError names row and column
-true or false in a number column          refused
-infinity                                  refused
-an integer beyond 2**53                   refused in a number column: float32 would quietly change it
+a number in a string column, or reverse   refused: InputError names row and column; "12" is no number
+true or false                             refused in either kind of column
+infinity, or beyond float32               refused
+an integer beyond 2**53                   refused in a number column: it would quietly become another one
 an unseen string                          scored: it hashes to a slot like any other
+a string that is not valid Unicode        refused: half of a surrogate pair has no UTF-8
 ========================================  ==================================================================
+
+The policy is `_string` and `_number`, value by value. Whole rows and columns of ordinary types take a shorter way to
+the same result. Number columns are float32 by contract; a number that float32 cannot hold exactly is rounded to it.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -23,69 +29,225 @@ from numpy.typing import NDArray
 from ml_core.errors import InputError
 from ml_core.project import nearest
 
+Feed = dict[str, NDArray[Any]]
+
 _EXACT_INTEGER = 2**53
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
-
-Columns = Mapping[str, Sequence[Any]]
-
-
-def columns_of(rows: Any) -> Columns:  # noqa: ANN401 - whatever the caller has
-    """Return rows, columns or an Arrow table as columns."""
-    if hasattr(rows, "column_names"):
-        return {name: rows.column(name).to_pylist() for name in rows.column_names}
-    if isinstance(rows, Mapping):
-        return rows
-    names = dict.fromkeys(name for row in rows for name in row)
-    for index, row in enumerate(rows):
-        if len(row) != len(names):
-            missing = next(name for name in names if name not in row)
-            raise InputError(f"row {index}: no value for column {missing!r}, which other rows have")
-    return {name: [row[name] for row in rows] for name in names}
+_ORDINARY_STRINGS, _ORDINARY_NUMBERS = {str}, {float, int, type(None)}
+_MOST_LAYOUTS = 64
 
 
-def feed_of(columns: Columns, signature: Mapping[str, str]) -> dict[str, NDArray[Any]]:
-    """Return the graph's inputs, one array of shape (n_rows,) per column; raise InputError for what does not fit."""
-    feed: dict[str, NDArray[Any]] = {}
-    rows: int | None = None
-    for name, kind in signature.items():
-        values = columns.get(name)
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """Where one order of columns holds the strings and the numbers of the signature."""
+
+    strings: Callable[[Any], Sequence[Any]]
+    numbers: Callable[[Any], Sequence[Any]]
+
+
+class RowReader:
+    """Turns rows into the inputs of one graph: one 1-D array per raw column, strings as objects, numbers as float32.
+
+    Parameters
+    ----------
+    signature : mapping of str to str
+        Raw column to ``string`` or ``float``, in order.
+    refuse_extra : bool
+        Whether a column outside the signature is an error.
+
+    All methods raise InputError and are safe to call from several threads.
+    """
+
+    def __init__(self, signature: Mapping[str, str], *, refuse_extra: bool = False) -> None:
+        self.signature = dict(signature)
+        self._strings = [name for name, kind in signature.items() if kind == "string"]
+        self._numbers = [name for name, kind in signature.items() if kind == "float"]
+        self._order = [*self._strings, *self._numbers]
+        self._refuse_extra = refuse_extra
+        self._layouts: dict[tuple[Any, ...], _Layout] = {}
+        self._by_name = _Layout(_picker(self._strings), _picker(self._numbers))
+
+    def split(self, names: Sequence[Any], data: Sequence[Sequence[Any]]) -> Feed:
+        """Read rows that are lists of values in the order of `names`."""
+        layout = self._layout(names)
+        width = len(names)
+        if len(data) == 1 and len(data[0]) == width:
+            return self._row(layout.strings(data[0]), layout.numbers(data[0]))
+        for index, row in enumerate(data):
+            if len(row) != width:
+                raise InputError(f"row {index}: expected {width} values, one per column, found {len(row)}", row=index)
+        columns = list(zip(*data, strict=True)) if data else [()] * width
+        return self._columns([*layout.strings(columns), *layout.numbers(columns)])
+
+    def records(self, rows: Sequence[Mapping[str, Any]]) -> Feed:
+        """Read rows that are mappings of column to value."""
+        if self._refuse_extra:
+            for index, row in enumerate(rows):
+                self._check_extra(row, index)
+        try:
+            if len(rows) == 1:
+                return self._row(self._by_name.strings(rows[0]), self._by_name.numbers(rows[0]))
+            return self._columns([[row[name] for row in rows] for name in self._order])
+        except KeyError:
+            raise self._missing_in(rows) from None
+
+    def columns(self, columns: Mapping[str, Any]) -> Feed:
+        """Read columns: lists, NumPy arrays or Arrow arrays, all of one length."""
+        self._check_names(columns)
+        return self._columns([columns[name] for name in self._order])
+
+    def _row(self, strings: Sequence[Any], numbers: Sequence[Any]) -> Feed:
+        """One row: all its strings become one array and all its numbers another, handed out as slices of length 1."""
+        if not set(map(type, strings)) <= _ORDINARY_STRINGS:
+            strings = [_string(name, 0, value) for name, value in zip(self._strings, strings, strict=True)]
+        values = None
+        if set(map(type, numbers)) <= _ORDINARY_NUMBERS:
+            values = _exact(numbers)
         if values is None:
-            raise InputError(f"missing column {name!r} ({kind}): {nearest(name, columns)}")
-        if rows is not None and len(values) != rows:
-            raise InputError(f"column {name!r}: expected {rows} values, found {len(values)}")
-        rows = len(values)
-        feed[name] = _strings(name, values) if kind == "string" else _numbers(name, values)
-    return feed
+            values = np.array([_number(name, 0, value) for name, value in zip(self._numbers, numbers, strict=True)])
+        texts = np.array(strings, object).reshape(-1, 1)
+        return dict(zip(self._order, [*texts, *values.astype(np.float32).reshape(-1, 1)], strict=True))
+
+    def _columns(self, columns: Sequence[Any]) -> Feed:
+        feed: Feed = {}
+        rows = len(columns[0])
+        for name, values in zip(self._order, columns, strict=True):
+            if len(values) != rows:
+                raise InputError(
+                    f"column {name!r}: expected {rows} values, as in {self._order[0]!r}, found {len(values)}",
+                    column=name,
+                )
+            read = _string_column if self.signature[name] == "string" else _number_column
+            feed[name] = read(name, values)
+        return feed
+
+    def _layout(self, names: Sequence[Any]) -> _Layout:
+        """Return the layout of an order of columns; callers repeat theirs, so it is worked out once."""
+        key = tuple(names)
+        try:
+            return self._layouts[key]
+        except KeyError:
+            pass
+        except TypeError:
+            raise InputError("expected the names of columns to be strings") from None
+        position = {name: index for index, name in enumerate(names)}
+        if len(position) != len(names):
+            twice = next(name for name in names if list(names).count(name) > 1)
+            raise InputError(f"column {twice!r}: named twice", column=str(twice))
+        self._check_names(position)
+        layout = _Layout(*(_picker([position[name] for name in part]) for part in (self._strings, self._numbers)))
+        if len(self._layouts) >= _MOST_LAYOUTS:
+            self._layouts.clear()
+        self._layouts[key] = layout
+        return layout
+
+    def _check_names(self, names: Iterable[Any]) -> None:
+        given = set(names)
+        for name in self.signature:
+            if name not in given:
+                raise InputError(_missing(name, given), column=name)
+        if self._refuse_extra:
+            self._check_extra(given, None)
+
+    def _check_extra(self, names: Iterable[Any], row: int | None) -> None:
+        for name in names:
+            if name not in self.signature:
+                where = "" if row is None else f"row {row}, "
+                hint = nearest(str(name), self.signature)
+                raise InputError(f"{where}column {str(name)!r:.80}: not one the model takes; {hint}", row=row)
+
+    def _missing_in(self, rows: Sequence[Mapping[str, Any]]) -> InputError:
+        """Say which column is missing in which row."""
+        index, name = next((i, name) for i, row in enumerate(rows) for name in self._order if name not in row)
+        return InputError(f"row {index}, {_missing(name, rows[index])}", column=name, row=index)
 
 
-def _strings(name: str, values: Sequence[Any]) -> NDArray[Any]:
-    array = np.empty(len(values), object)
-    for index, value in enumerate(values):
-        if value is None:
-            array[index] = ""
-        elif isinstance(value, str):
-            array[index] = value
-        else:
-            raise InputError(f"row {index}, column {name!r}: expected a string or null, found {_shown(value)}")
-    return array
+def _missing(name: str, given: Iterable[Any]) -> str:
+    hint = nearest(name, [str(other)[:80] for other in list(given)[:200]]) if given else "no column was sent"
+    return f"column {name!r}: expected, found missing; {hint}"
 
 
-def _numbers(name: str, values: Sequence[Any]) -> NDArray[np.float32]:
-    array = np.empty(len(values), np.float32)
-    for index, value in enumerate(values):
-        if value is None:
-            array[index] = np.nan
-        elif type(value) is float or type(value) is int:
-            if abs(value) > (_EXACT_INTEGER if type(value) is int else _FLOAT32_MAX):
-                found = "an infinite number" if math.isinf(value) else f"{value!r:.40}, too large to be exact"
-                raise InputError(f"row {index}, column {name!r}: expected a finite number, found {found}")
-            array[index] = value
-        elif isinstance(value, np.floating | np.integer):
-            array[index] = value
-        else:
-            raise InputError(f"row {index}, column {name!r}: expected a number or null, found {_shown(value)}")
-    return array
+def _picker(keys: Sequence[Any]) -> Callable[[Any], Sequence[Any]]:
+    """Return a function that picks several items as a sequence; `itemgetter` does so for two and more."""
+    if len(keys) > 1:
+        return itemgetter(*keys)
+    return lambda row: [row[key] for key in keys]
 
 
-def _shown(value: Any) -> str:  # noqa: ANN401 - anything a caller sent
-    return f"{type(value).__name__} {value!r:.40}"
+def _exact(values: Sequence[Any]) -> NDArray[np.float64] | None:
+    """Return ordinary numbers as float64; None when one is so large that it has to be looked at on its own."""
+    try:
+        read = np.array(values, np.float64)
+    except OverflowError:
+        return None
+    return None if np.count_nonzero(np.abs(read) >= _EXACT_INTEGER) else read
+
+
+def _string_column(name: str, values: Any) -> NDArray[Any]:
+    listed = _listed(values)
+    if not set(map(type, listed)) <= _ORDINARY_STRINGS:
+        listed = [_string(name, index, value) for index, value in enumerate(listed)]
+    return np.array(listed, object)
+
+
+def _number_column(name: str, values: Any) -> NDArray[np.float32]:
+    if isinstance(values, np.ndarray) and values.dtype.kind == "f":
+        read = None if np.isinf(values).any() or np.nanmax(np.abs(values), initial=0) > _FLOAT32_MAX else values
+        listed: Sequence[Any] = values.tolist() if read is None else ()
+    else:
+        listed = _listed(values)
+        read = _exact(listed) if set(map(type, listed)) <= _ORDINARY_NUMBERS else None
+    if read is None:
+        read = np.array([_number(name, index, value) for index, value in enumerate(listed)], np.float64)
+    return read.astype(np.float32)
+
+
+def _listed(values: Any) -> Sequence[Any]:
+    """Return a column as a list of Python values, whatever holds it."""
+    if isinstance(values, list | tuple):
+        return values
+    for method in ("to_pylist", "tolist"):
+        if hasattr(values, method):
+            listed: Sequence[Any] = getattr(values, method)()
+            return listed
+    return list(values)
+
+
+def _string(name: str, row: int, value: Any) -> str:
+    """Return a string column's value by the policy above."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, str):
+        return str(value)
+    raise _unfit(name, row, "a string or null", value)
+
+
+def _number(name: str, row: int, value: Any) -> float:
+    """Return a number column's value by the policy above."""
+    if value is None:
+        return math.nan
+    if isinstance(value, np.floating | np.integer):
+        value = value.item()
+    if type(value) is int:
+        if abs(value) <= _EXACT_INTEGER:
+            return float(value)
+        raise _unfit(name, row, "an integer of at most 2**53 (send identifiers as strings)", value)
+    if type(value) is float:
+        if math.isnan(value) or abs(value) <= _FLOAT32_MAX:
+            return value
+        raise _unfit(name, row, "a finite number that float32 can hold", value)
+    raise _unfit(name, row, "a number or null", value)
+
+
+def _unfit(name: str, row: int, expected: str, value: Any) -> InputError:
+    found = repr(value) if isinstance(value, bool | float) else f"{type(value).__name__} {_shown(value)}"
+    return InputError(f"row {row}, column {name!r}: expected {expected}, found {found}", column=name, row=row)
+
+
+def _shown(value: Any) -> str:
+    """Return a value so that it fits an error message, whatever its size."""
+    if isinstance(value, int):
+        return f"of {value.bit_length()} bits"
+    if isinstance(value, str):
+        return ascii(value[:40])
+    return f"of {len(value)} items" if isinstance(value, list | dict) else ascii(value)[:40]

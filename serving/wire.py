@@ -109,7 +109,7 @@ def _object(body: bytes) -> dict[str, Any]:
     return content
 
 
-def _split(rows: Any) -> Columns:  # noqa: ANN401 - what a client sent
+def _split(rows: Any) -> Columns:
     if (
         not isinstance(rows, dict)
         or not isinstance(rows.get("columns"), list)

@@ -74,11 +74,11 @@ route as (
     where landed.known_at <= request_time and landed.known_at > request_time - interval 7 day
     group by all
 ),
--- What the aircraft did over the last day: the delay and the time of its last departure and of its last arrival.
+-- What the aircraft did before this flight, over the last day: its last departure and its last arrival.
 movements as (
-    select tailnum, known_at, dep_delay as left_late, null::integer as came_late from departed
+    select flight_key, tailnum, known_at, dep_delay as left_late, null::integer as came_late from departed
     union all
-    select tailnum, known_at, null, arr_delay from landed where arr_delay is not null
+    select flight_key, tailnum, known_at, null, arr_delay from landed where arr_delay is not null
 ),
 aircraft as (
     select
@@ -89,6 +89,7 @@ aircraft as (
     from days
     join movements
         on days.tailnum = movements.tailnum and days.known_day = epoch_us(movements.known_at) // 86400000000
+        and days.flight_key <> movements.flight_key
     where movements.known_at <= request_time and movements.known_at > request_time - interval 1 day
     group by all
 ),
@@ -153,6 +154,8 @@ select
     date_diff('minute', aircraft.arrival.moment, requests.request_time)::float as aircraft_turnaround_minutes,
     coalesce(aircraft.departure.moment > coalesce(aircraft.arrival.moment, '-infinity'::timestamptz), false)::integer::float
         as aircraft_in_the_air,
+    -- more than half of all flights leave before their scheduled departure, and then that is known by now
+    date_diff('minute', own.known_at, requests.request_time)::float as left_early_minutes,
     -- the weather
     sky.temp::float as temperature,
     sky.humid::float as humidity,
@@ -169,4 +172,5 @@ left join queue on requests.flight_key = queue.flight_key
 left join route on requests.flight_key = route.flight_key
 left join aircraft on requests.flight_key = aircraft.flight_key
 left join due on requests.flight_key = due.flight_key
+left join departed as own on requests.flight_key = own.flight_key and own.known_at <= requests.request_time
 left join sky on requests.flight_key = sky.flight_key

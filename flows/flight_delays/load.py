@@ -99,7 +99,7 @@ def facts(cache: Path) -> dict[str, pa.Table]:
             "readings": source / "weather.csv",
         }.items():
             connection.execute(
-                f"create table {name} as from read_csv(?, header = true, nullstr = ['NA', ''])",  # noqa: S608 - our names
+                f"create table {name} as from read_csv(?, header = true, nullstr = ['NA', ''])",
                 [str(file)],
             )
         connection.execute(_FIRST_AFTER)

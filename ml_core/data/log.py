@@ -9,6 +9,7 @@ Every fact has `event_time`, when it happened, and `known_at`, when it could fir
 """
 
 import fcntl
+import itertools
 import os
 import re
 from collections.abc import Iterator
@@ -112,7 +113,7 @@ class EventLog:
         """Return a partition's segments in order; raise SegmentError on a gap or an overlap."""
         paths = (self.directory / partition).glob("*.parquet")
         segments = tuple(sorted(Segment.parse(path) for path in paths))
-        for before, after in zip(segments, segments[1:], strict=False):
+        for before, after in itertools.pairwise(segments):
             if after.first != before.next:
                 raise SegmentError(
                     f"{after.path}: expected a segment that starts at offset {before.next}, found {after.first};"
@@ -136,6 +137,11 @@ class EventLog:
         if not self.directory.is_dir():
             return ()
         return tuple(sorted(folder.name for folder in self.directory.iterdir() if folder.is_dir()))
+
+    def newest(self) -> tuple[Segment, ...]:
+        """Return the newest segment of each partition that has one."""
+        found = (self.last(partition) for partition in self.partitions())
+        return tuple(segment for segment in found if segment is not None)
 
     def _grew_past(self, segment: Segment) -> bool:
         """Say whether another producer wrote after `segment`: the folder changed since."""

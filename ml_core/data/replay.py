@@ -1,12 +1,16 @@
 """Playing a finite source into the event log, as if its facts were becoming known now."""
 
+import importlib
 from collections.abc import Mapping
 from datetime import datetime
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from ml_core.data.log import EventLog
+from ml_core.errors import ProjectError
+from ml_core.project import Flow
 
 
 class Replay:
@@ -38,3 +42,22 @@ class Replay:
             stop = int(np.searchsorted(self._known[name], instant, side="right"))
             if last is None or until > last.through:
                 log.append(name, table.slice(first, max(stop - first, 0)), through=until)
+
+
+def load_facts(flow: Flow, cache: Path) -> dict[str, pa.Table]:
+    """Call a flow's loader; raise ProjectError when it cannot be found.
+
+    Parameters
+    ----------
+    cache : Path
+        Where the loader may keep what it unpacks.
+    """
+    module, _, name = flow.data.loader.partition(":")
+    try:
+        loader = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ProjectError(
+            f"flows.{flow.name}.data.loader = {flow.data.loader!r}: expected <module>:<function>, found {error}"
+        ) from error
+    loaded: dict[str, pa.Table] = loader(cache)
+    return loaded

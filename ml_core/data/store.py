@@ -16,7 +16,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from pathlib import Path
 
 import duckdb
@@ -25,7 +25,7 @@ import pyarrow as pa
 from ml_core.clock import as_utc
 from ml_core.data import tables
 from ml_core.data.lock import locked
-from ml_core.data.log import EventLog, Segment
+from ml_core.data.log import EventLog
 from ml_core.errors import DataError, FeatureError
 from ml_core.project import Flow, day_start
 
@@ -107,17 +107,6 @@ class FeatureStore:
             read[name] = None if read[name] is None else datetime.fromisoformat(read[name])
         return Progress(**read)
 
-    def pending(self) -> tuple[Segment, ...]:
-        """Return the segments that were dropped and not yet absorbed, in the order of their partitions."""
-        offsets = self.progress().offsets or {}
-        clock = self.progress().clock
-        return tuple(
-            segment
-            for partition in self.log.partitions()
-            for segment in self.log.segments(partition)
-            if segment.first >= offsets.get(partition, 0) and (clock is None or segment.through > clock)
-        )
-
     # -- what the owner does -------------------------------------------------------------------------------------
 
     @contextmanager
@@ -197,11 +186,10 @@ class FeatureStore:
         with self._reader() as connection:
             return tables.feature_schema(connection)
 
-    def day_counts(self, day: date) -> dict[str, int]:
-        """Count what belongs to one UTC day: facts by partition, feature rows by request, examples by label."""
-        start = day_start(day)
+    def counts_between(self, first: date, end: date) -> dict[str, int]:
+        """Count what belongs to the UTC days [first, end): facts by partition, feature rows by request, examples."""
         with self._reader() as connection:
-            return tables.count_between(connection, self.log.partitions(), start, start + timedelta(days=1))
+            return tables.count_between(connection, self.log.partitions(), day_start(first), day_start(end))
 
     def fingerprint(self) -> str:
         """Return a sha256 over the feature definition: a version trained under another cannot be continued."""

@@ -201,7 +201,7 @@ def _load_graph(path: Path) -> onnxruntime.InferenceSession:
     options.log_severity_level = 4  # a graph that cannot be loaded is reported by us, once
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime raises a dozen unrelated classes here  # noqa: BLE001
+    except Exception as error:  # onnxruntime raises a dozen unrelated classes here
         raise PackageError(f"{path}: expected a graph this onnxruntime can load, found: {error}") from error
 
 
@@ -258,11 +258,11 @@ def file_digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _write_json(path: Path, content: Any) -> None:  # noqa: ANN401 - JSON
+def _write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content, indent=1, sort_keys=path.name != SIGNATURE) + "\n", encoding="utf-8")
 
 
-def _read_json(path: Path) -> Any:  # noqa: ANN401 - JSON
+def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -80,6 +80,10 @@ class RegistryReader(Protocol):
         """Fetch the files a predictor needs into `directory`, all that the manifest names."""
         ...
 
+    def close(self) -> None:
+        """Let go of the connection; a later call opens a new one."""
+        ...
+
 
 def open_registry(tracking_uri: str, *, timeout_s: float = 5.0) -> RegistryReader:
     """Return a reader for an MLflow tracking address."""
@@ -113,6 +117,12 @@ class RestReader:
     def download(self, ref: VersionRef, directory: Path) -> Path:
         """Fetch the package's files; see `RegistryReader`."""
         return _download(lambda name: self._artifact(ref.source, name), ref, directory)
+
+    def close(self) -> None:
+        """Close the kept-alive connection."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
     def _find(self, address: ModelAddress) -> Mapping[str, Any]:
         name = quote(address.flow)
@@ -153,9 +163,7 @@ class RestReader:
             response = self._connection.getresponse()
             content = response.read()
         except (OSError, http.client.HTTPException) as error:
-            if self._connection is not None:
-                self._connection.close()
-            self._connection = None
+            self.close()
             raise RegistryDownError(
                 f"{self._uri}: expected an answer within {self._timeout_s} s, found {error!r}"
             ) from error
@@ -190,6 +198,9 @@ class ClientReader:
     def download(self, ref: VersionRef, directory: Path) -> Path:
         """Copy the package's files; see `RegistryReader`."""
         return _download(lambda name: _local_file(ref.source, name), ref, directory)
+
+    def close(self) -> None:
+        """Nothing is held open."""
 
     def _find(self, address: ModelAddress) -> VersionRef:
         from mlflow.exceptions import MlflowException

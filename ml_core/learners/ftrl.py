@@ -49,7 +49,7 @@ def sigmoid(margin: float) -> float:
 
 
 @numba.njit(cache=True, nogil=True)
-def learn_rows(indptr, indices, values, labels, row_weights, z, n, rates, scores):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201, PLR0913, PLR0917
+def learn_rows(indptr, indices, values, labels, row_weights, z, n, rates, scores):  # type: ignore[no-untyped-def]  # noqa: PLR0913, PLR0917
     """Score, then learn, every row of a CSR matrix in order; `z` and `n` change in place, `scores` is filled.
 
     `rates` is (alpha, beta, l1, l2). Cost: about 10 ns per stored entry.
@@ -74,7 +74,7 @@ def learn_rows(indptr, indices, values, labels, row_weights, z, n, rates, scores
 
 
 @numba.njit(cache=True, nogil=True)
-def margins(indptr, indices, values, weights):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def margins(indptr, indices, values, weights):  # type: ignore[no-untyped-def]
     """Return the linear score of every row of a CSR matrix, shape (n_rows,), summed in storage order."""
     out = np.zeros(indptr.size - 1)
     for row in range(out.size):
@@ -138,7 +138,7 @@ class FTRLClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         X: ArrayLike,
         y: ArrayLike,
         classes: ArrayLike | None = None,
-        sample_weight: ArrayLike | None = None,  # noqa: N803
+        sample_weight: ArrayLike | None = None,
     ) -> Self:
         """Learn the rows in order, once; a refused batch leaves the model untouched.
 
@@ -202,7 +202,7 @@ class FTRLClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         positive = self.decision_function(X) > 0
         return np.asarray(self.classes_[positive.astype(np.int64)])
 
-    def __sklearn_tags__(self) -> Any:  # noqa: ANN401 - scikit-learn ships no types
+    def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_class = False
         tags.input_tags.sparse = True
@@ -215,7 +215,7 @@ class FTRLClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         return rates
 
 
-def _with_intercept(rows: Any) -> sparse.csr_array:  # noqa: ANN401 - scipy ships no types
+def _with_intercept(rows: Any) -> sparse.csr_array:
     """Append a last column of ones; a dense row keeps its zeros out."""
     ones = np.ones((rows.shape[0], 1))
     return sparse.csr_array(sparse.hstack([sparse.csr_array(rows), sparse.csr_array(ones)], format="csr"))

@@ -27,13 +27,13 @@ class GraphWriter:
         self._constants: dict[tuple[Any, ...], onnx.TensorProto] = {}
         self._made: dict[tuple[str, ...], str] = {}
 
-    def add(self, operator: str, *inputs: str, domain: str = "", **attributes: Any) -> str:  # noqa: ANN401 - ONNX's
+    def add(self, operator: str, *inputs: str, domain: str = "", **attributes: Any) -> str:
         """Add a node with one output."""
         name = f"{operator.lower()}_{len(self._nodes)}"
         self._nodes.append(helper.make_node(operator, list(inputs), [name], domain=domain, **attributes))
         return name
 
-    def constant(self, value: Any) -> str:  # noqa: ANN401 - anything NumPy takes
+    def constant(self, value: Any) -> str:
         """Add an initializer; equal ones are stored once."""
         array = np.ascontiguousarray(value) if np.ndim(value) else np.asarray(value)
         key = (array.dtype.str, array.shape, array.tobytes())

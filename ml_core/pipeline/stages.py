@@ -133,7 +133,7 @@ class Cross(Stage):
 
 
 @numba.njit(cache=True, nogil=True)
-def _standardise(values, count, mean, squares, out, learn):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202, PLR0913, PLR0917
+def _standardise(values, count, mean, squares, out, learn):  # type: ignore[no-untyped-def]  # noqa: PLR0917
     """Standardise (n_rows, n_columns) `values` into `out`; with `learn`, update the statistics after each row.
 
     Running mean and sum of squared deviations: Welford (1962), Technometrics 4(3).
@@ -286,7 +286,7 @@ def build_stage(spec: Mapping[str, Any], schema: Mapping[str, str]) -> Stage:
     return stage
 
 
-def _frozen(value: Any) -> Any:  # noqa: ANN401 - whatever TOML holds
+def _frozen(value: Any) -> Any:
     """Turn the lists of a TOML value into tuples, all the way down."""
     if isinstance(value, list | tuple):
         return tuple(_frozen(item) for item in value)

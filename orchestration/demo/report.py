@@ -5,6 +5,7 @@ the first version on the same rows; nothing is scored for the report alone but t
 is reproducible except the sections `timing` and `ids`.
 """
 
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -101,7 +102,7 @@ def request_counts(versions: Sequence[int], failures: Sequence[str]) -> dict[str
         "sent": len(versions),
         "answered": len(answered),
         "failed": len(failures),
-        "reloads": sum(before != after for before, after in zip(answered, answered[1:], strict=False)),
+        "reloads": sum(before != after for before, after in itertools.pairwise(answered)),
         "by_version": {str(version): count for version, count in sorted(Counter(answered).items())},
     }
 

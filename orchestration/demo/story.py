@@ -7,6 +7,7 @@ once the sidecar serves what was promoted.
 """
 
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 
@@ -28,7 +29,6 @@ _INSTANT = timedelta(microseconds=1)
 
 
 def live_through(
-    flow: Flow,
     store: FeatureStore,
     replay: Replay,
     caller: Caller,
@@ -50,19 +50,20 @@ def live_through(
     """
     asked_until = store.progress().clock
     if asked_until is None:
-        raise PlatformError(f"{flow.name}: the replay starts where the history ends, but none was ingested")
+        raise PlatformError("the replay starts where the history ends, but none was ingested")
     next_tick = asked_until + _TICK_EVERY
-    for moment in moments:
-        if moment >= next_tick:
-            tick()
-            next_tick = moment + _TICK_EVERY
-        with store.session():
-            replay.ingest(store.log, moment)
-            store.absorb()
-            rows = store.feature_rows(asked_until + _INSTANT, moment + _INSTANT)
-        caller.ask(rows)
-        asked_until = moment
-        show(moment)
+    waiting = deque(moments)
+    while waiting:
+        with store.session():  # held between two ticks: the runs a tick starts need the store themselves
+            while waiting and waiting[0] < next_tick:
+                moment = waiting.popleft()
+                replay.ingest(store.log, moment)
+                store.absorb()
+                caller.ask(store.feature_rows(asked_until + _INSTANT, moment + _INSTANT))
+                asked_until = moment
+                show(moment)
+        next_tick += _TICK_EVERY
+        tick()
 
 
 def moments_between(flow: Flow, facts: Mapping[str, pa.Table], start: datetime, end: datetime) -> list[datetime]:

@@ -1,0 +1,108 @@
+"""The trainings and the promotion of a flow. Each body calls `ml_core` and says what came of it."""
+
+import dagster as dg
+
+from ml_core.flow.registry import Registry
+from ml_core.flow.version import ModelVersion
+from ml_core.project import Flow
+from ml_core.training import ScoredSlice, judge_and_promote, train_full, train_increment
+from orchestration.assets.names import key, presented
+from orchestration.pictures import calibration_plot
+from orchestration.resources import Platform
+
+
+def model_assets(flow: Flow) -> list[dg.AssetsDefinition]:
+    """Return the assets `full_model`, `incremental_model` and `served_model` of a flow."""
+
+    @dg.asset(
+        **presented(
+            flow,
+            "full_model",
+            kinds={"mlflow", "onnx"},
+            description="A version learned from scratch over the training window; each row is scored, then learned.",
+        ),
+        deps=[key(flow, "features")],
+    )
+    def full_model(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult[None]:
+        registry = platform.registry()
+        version = train_full(flow, platform.store(flow), registry, tags={"dagster_run_id": context.run_id})
+        return dg.MaterializeResult(metadata=_metadata(registry, version))
+
+    @dg.asset(
+        **presented(
+            flow,
+            "incremental_model",
+            kinds={"mlflow", "onnx"},
+            description="The served version continued over the examples labelled since, from its exact state.",
+        ),
+        deps=[key(flow, "features")],
+    )
+    def incremental_model(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult[None]:
+        registry = platform.registry()
+        version = train_increment(flow, platform.store(flow), registry, tags={"dagster_run_id": context.run_id})
+        if version is None:
+            return dg.MaterializeResult(metadata={"outcome": "nothing was labelled since the head was trained"})
+        return dg.MaterializeResult(metadata=_metadata(registry, version))
+
+    @dg.asset(
+        **presented(
+            flow,
+            "served_model",
+            kinds={"mlflow"},
+            description="The champion: the newest version the gate accepted, in stage Production; followers serve it.",
+        ),
+        deps=[key(flow, "full_model"), key(flow, "incremental_model")],
+        check_specs=[
+            dg.AssetCheckSpec(
+                "gate",
+                asset=key(flow, "served_model"),
+                description="Every version of this run was judged on rows scored before they were learned.",
+            )
+        ],
+    )
+    def served_model(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:  # type: ignore[type-arg]  # Dagster refuses a subscript here
+        registry = platform.registry()
+        results = []
+        for version in registry.versions(flow.name):
+            if version.verdict is None and version.stage == "None":
+                verdict = judge_and_promote(flow, registry, version)
+                context.log.info("version %s: %s", version.version, verdict)
+                results.append(_check(version, verdict.accepted, verdict.to_json()))
+        champion = registry.head(flow.name)
+        metadata = {} if champion is None else _metadata(registry, champion)
+        return dg.MaterializeResult(metadata=metadata, check_results=results[-1:] or [_nothing_judged()])
+
+    return [full_model, incremental_model, served_model]
+
+
+def _check(version: ModelVersion, accepted: bool, verdict: str) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        check_name="gate",
+        passed=accepted,
+        severity=dg.AssetCheckSeverity.WARN,  # a refused version is the gate at work: the champion keeps serving
+        metadata={"version": version.version, "verdict": dg.MetadataValue.json(verdict)},
+    )
+
+
+def _nothing_judged() -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(check_name="gate", passed=True, metadata={"verdict": "nothing was waiting to be judged"})
+
+
+def _metadata(registry: Registry, version: ModelVersion) -> dict[str, dg.MetadataValue | float | int | str]:
+    """Describe a version: numbers for the plots over time, a calibration plot, and the link to MLflow."""
+    import tempfile
+    from pathlib import Path
+
+    with tempfile.TemporaryDirectory(prefix="modelflow-evidence-") as scratch:
+        evidence = ScoredSlice.load(registry.download_evaluation(version, Path(scratch)) / "scored_slice.npz")
+    url = registry.run_url(version)
+    return {
+        "version": version.version,
+        "kind": version.kind,
+        "parent": str(version.parent),
+        "watermark": version.watermark,
+        "trained_through": version.trained_through.isoformat(),
+        "mlflow_run": dg.MetadataValue.url(url) if url.startswith("http") else url,
+        "calibration": dg.MetadataValue.md(calibration_plot(evidence.last(20_000))),
+        **{name: float(value) for name, value in version.metrics.items()},
+    }

@@ -1,0 +1,40 @@
+"""Blocking checks that stand between the feature table and training."""
+
+import itertools
+
+import dagster as dg
+
+from ml_core.project import Flow
+from orchestration.assets.names import key
+from orchestration.resources import Platform
+
+_RECENT_ROWS = 20_000
+
+
+def flow_checks(flow: Flow) -> list[dg.AssetChecksDefinition]:
+    """Return one flow's checks."""
+
+    @dg.asset_check(
+        asset=key(flow, "features"),
+        blocking=True,
+        description="The newest examples stand in order, hold both labels, and no feature is empty throughout.",
+    )
+    def examples_can_be_learned(platform: Platform) -> dg.AssetCheckResult:
+        store = platform.store(flow)
+        newest = store.progress().next_example
+        examples = store.examples(max(newest - _RECENT_ROWS, 0), newest)
+        labelled_at = examples.column("labelled_at").to_pylist()
+        in_order = all(before <= after for before, after in itertools.pairwise(labelled_at))
+        rate = sum(examples.column("label").to_pylist()) / max(examples.num_rows, 1)
+        empty = [name for name in store.schema() if examples.column(name).null_count == examples.num_rows]
+        return dg.AssetCheckResult(
+            passed=in_order and 0 < rate < 1 and not empty,
+            metadata={
+                "rows": examples.num_rows,
+                "in_order": in_order,
+                "label_rate": rate,
+                "empty_features": str(empty),
+            },
+        )
+
+    return [examples_can_be_learned]

@@ -1,0 +1,37 @@
+"""What assets, checks and sensors are given: the flow's store and its registry, made from the project file."""
+
+import dagster as dg
+
+from ml_core.data.store import FeatureStore
+from ml_core.flow.registry import Registry
+from ml_core.project import Flow, Project, load_project
+
+
+class Platform(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """The way from Dagster to `ml_core`: one per code location.
+
+    `home` and `tracking_uri` are empty in a deployment, where the project file and its two environment variables
+    decide; the demo and tests set them.
+    """
+
+    home: str = ""
+    tracking_uri: str = ""
+
+    def project(self) -> Project:
+        """Return the project as this resource places it."""
+        environment = {"MODELFLOW_HOME": self.home, "MLFLOW_TRACKING_URI": self.tracking_uri}
+        return load_project(environment=environment if self.home or self.tracking_uri else None)
+
+    def store(self, flow: Flow) -> FeatureStore:
+        """Return the flow's feature store."""
+        project = self.project()
+        return FeatureStore(flow, root=project.root, home=project.home)
+
+    def registry(self) -> Registry:
+        """Return the model registry."""
+        return Registry(self.project().tracking_uri)
+
+
+def platform_of(project: Project) -> Platform:
+    """Return the resource for a project as it was read."""
+    return Platform(home=str(project.home), tracking_uri=project.tracking_uri)

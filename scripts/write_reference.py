@@ -1,0 +1,131 @@
+"""Write the reference part of docs/project.md from what the code says of itself.
+
+Invariant: the part between the two markers holds every key that the reader of `dagster_project.toml`, the stages and
+the estimators accept, and nothing else; a test compares it with the file. The text around it is written by hand.
+"""
+
+import dataclasses
+import inspect
+import types
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from ml_core.learners import FTRLClassifier
+from ml_core.pipeline.stages import STAGES
+from ml_core.project import project_tables
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "project.md"
+BEGIN, END = "<!-- written by `make reference` -->\n", "<!-- end of what `make reference` writes -->\n"
+ESTIMATORS = (FTRLClassifier,)
+WORDS = {
+    str: "text", Path: "path", date: "date", timedelta: "duration", int: "whole number", float: "number",
+    bool: "true or false", Any: "value",
+}  # fmt: skip
+BOUNDS = {Gt: "> {0.gt}", Ge: "≥ {0.ge}", Lt: "< {0.lt}", Le: "≤ {0.le}"}
+
+
+def main() -> None:
+    """Rewrite the page in place."""
+    PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def page(current: str) -> str:
+    """Return the page with its generated part made anew."""
+    before, rest = current.split(BEGIN)
+    after = rest.split(END)[1]
+    return before + BEGIN + "\n".join([*tables(), *stages(), *estimators()]) + "\n" + END + after
+
+
+def tables() -> Iterator[str]:
+    """Describe every table of the file and every key in it."""
+    for name, model in project_tables():
+        yield f"\n### {f'`[{name}]`' if name else 'Top of the file'}\n"
+        yield f"{first_line(model)}\n" if name else "Keys that stand before the first table.\n"
+        yield from rows(
+            (key, kind_of(field.annotation) + bounds(field), default_of(field), field.description or "")
+            for key, field in model.model_fields.items()
+            if not field.exclude and not is_table(field.annotation)
+        )
+
+
+def stages() -> Iterator[str]:
+    """Describe every pipeline stage by the name it has in the file."""
+    yield "\n## Stages\n\nEach is a table in `pipeline.stages`: `{ stage = \"<name>\", ... }`."
+    for name, stage in STAGES.items():
+        yield f"\n### `{name}`\n\n{first_line(stage)} Takes {stage.takes} columns.\n"
+        settings = dataclasses.fields(stage)  # type: ignore[arg-type]  # every stage is a dataclass
+        yield from rows((field.name, kind_of(field.type), written(field.default), "") for field in settings)
+
+
+def estimators() -> Iterator[str]:
+    """Describe every estimator and its hyper-parameters."""
+    yield "\n## Estimators\n\nOne is the table `pipeline.estimator`: `{ name = \"<name>\", ... }`."
+    for estimator in ESTIMATORS:
+        yield f"\n### `{estimator.__name__}`\n\n{first_line(estimator)}\n"
+        settings = inspect.signature(estimator).parameters.values()
+        yield from rows((each.name, kind_of(each.annotation), written(each.default), "") for each in settings)
+
+
+def rows(entries: Iterable[tuple[str, str, str, str]]) -> Iterator[str]:
+    """Lay entries out as a Markdown table; the last column only where it says something."""
+    listed = list(entries)
+    last = 4 if any(entry[3] for entry in listed) else 3
+    yield "| " + " | ".join(("key", "value", "default", "meaning")[:last]) + " |"
+    yield "|---" * last + "|"
+    for key, *cells in listed:
+        yield f"| `{key}` | " + " | ".join(cell.replace("|", "\\|") for cell in cells[: last - 1]) + " |"
+
+
+def kind_of(annotation: Any) -> str:  # noqa: ANN401 - whatever stands in an annotation
+    """Say in words what TOML value an annotation stands for."""
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin in {Union, types.UnionType}:
+        return " or ".join(kind_of(part) for part in inner if part is not type(None))
+    if origin is tuple:
+        return f"list of {kind_of(inner[0])}s" if inner[-1] is Ellipsis else f"pair of {kind_of(inner[0])}s"
+    if origin is Mapping:
+        return f"table of {kind_of(inner[1])}s"
+    return WORDS[annotation]
+
+
+def bounds(field: FieldInfo) -> str:
+    """Say which numbers a key accepts."""
+    found = [text.format(bound) for bound in field.metadata for kind, text in BOUNDS.items() if isinstance(bound, kind)]
+    return f", {' and '.join(found)}" if found else ""
+
+
+def default_of(field: FieldInfo) -> str:
+    """Say what holds when the key is left out."""
+    return "required" if field.is_required() else written(field.default)
+
+
+def written(value: object) -> str:
+    """Write a default as it would stand in the file."""
+    if value in {dataclasses.MISSING, inspect.Parameter.empty}:
+        return "required"
+    if isinstance(value, timedelta):
+        return f'`"{value.days} days"`'
+    if value in {None, (), ""}:
+        return "none"
+    return f'`"{value}"`' if isinstance(value, str) else f"`{value}`"
+
+
+def is_table(annotation: Any) -> bool:  # noqa: ANN401 - whatever stands in an annotation
+    """Whether a field holds tables, which have a section of their own."""
+    parts = get_args(annotation) or (annotation,)
+    return any(isinstance(part, type) and issubclass(part, BaseModel) for part in parts)
+
+
+def first_line(thing: type) -> str:
+    """Return the first sentence of a docstring."""
+    return (inspect.getdoc(thing) or "").splitlines()[0]
+
+
+if __name__ == "__main__":
+    main()

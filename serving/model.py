@@ -1,0 +1,129 @@
+"""One verified version in memory: immutable, and the only thing that scores.
+
+A package becomes a `ServedModel` only through `prove`: manifest and digests, signature, golden rows, and a row of
+nulls, as a first caller might send it. Scoring is pure, so any number of threads may share a model.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from ml_core.errors import InputError, PackageError
+from ml_core.flow.package import Package, as_feed, verify_package
+from ml_core.flow.read import VersionRef
+from serving.rows import Feed, RowReader
+
+_WARM_UP_ROWS = (1, 64)
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True)
+class ServedModel:
+    """A verified version, as all requests that began while it was current see it.
+
+    Attributes
+    ----------
+    ref : VersionRef
+        Where it came from, and its tags.
+    rows : RowReader
+        Reads what callers send into the graph's inputs.
+    loaded_at : datetime
+    from_cache : bool
+        Whether it came from the local cache while the registry could not give it.
+    """
+
+    ref: VersionRef
+    package: Package
+    rows: RowReader
+    loaded_at: datetime
+    from_cache: bool = False
+
+    @property
+    def version(self) -> int:
+        """The version's number."""
+        return self.ref.version
+
+    @property
+    def signature(self) -> Mapping[str, str]:
+        """The raw columns it takes, in order, each ``string`` or ``float``."""
+        return self.package.signature
+
+    def score(self, feed: Feed) -> NDArray[np.float32]:
+        """Return the score of each row, shape (n_rows,).
+
+        Raises
+        ------
+        InputError
+            A row has no finite score, or a string that is not valid Unicode.
+        """
+        if not len(next(iter(feed.values()))):
+            return np.empty(0, np.float32)
+        try:
+            scores = self.package.score(feed)
+        except UnicodeEncodeError as error:
+            raise InputError(f"expected valid Unicode in every string, found {ascii(error.object[:40])}") from error
+        finite = np.isfinite(scores)
+        if np.count_nonzero(finite) != len(scores):
+            row = int(np.argmin(finite))
+            raise InputError(f"row {row}: its numbers are so large that the model has no finite score for it", row=row)
+        return scores
+
+    def described(self) -> dict[str, Any]:
+        """Return what `/version` says."""
+        tags = self.ref.tags
+        return {
+            "flow": self.ref.flow,
+            "version": self.version,
+            "stage": self.ref.stage,
+            "kind": tags.get("kind"),
+            "parent": int(tags["parent"]) if tags.get("parent") else None,
+            "watermark": tags.get("watermark"),
+            "trained_through": tags.get("trained_through"),
+            "feature_fingerprint": tags.get("feature_fingerprint"),
+            "manifest_sha256": self.ref.manifest_sha256,
+            "loaded_at": self.loaded_at.isoformat(),
+            "from_cache": self.from_cache,
+        }
+
+
+def prove(
+    ref: VersionRef, directory: Path, *, loaded_at: datetime, from_cache: bool = False, refuse_extra: bool = False
+) -> ServedModel:
+    """Verify the package in `directory` and return it as a model that may be served; see also `warm_up`.
+
+    Raises
+    ------
+    PackageError
+        The package is not what the registry recorded, or the registry recorded no digest for it.
+    """
+    if ref.manifest_sha256 is None:
+        raise PackageError(
+            f"{ref.flow} version {ref.version}: expected the tag manifest_sha256, found none; only versions published"
+            " by a flow are served"
+        )
+    package = verify_package(directory, expect_digest=ref.manifest_sha256)
+    rows = RowReader(package.signature, refuse_extra=refuse_extra)
+    return ServedModel(ref, package, rows, loaded_at, from_cache)
+
+
+def warm_up(model: ServedModel) -> None:
+    """Score rows of nulls, one and many, so that the first request finds everything allocated.
+
+    Raises
+    ------
+    PackageError
+        The graph has no finite score for a row of nulls, which every pipeline must have a policy for.
+    """
+    for rows in _WARM_UP_ROWS:
+        feed = as_feed({name: [None] * rows for name in model.signature}, model.signature)
+        try:
+            model.score(feed)
+        except (InputError, onnxruntime.capi.onnxruntime_pybind11_state.OnnxRuntimeException, RuntimeError) as error:
+            raise PackageError(
+                f"{model.ref.flow} version {model.version}: expected a finite score for a row of nulls, found: {error}"
+            ) from error
