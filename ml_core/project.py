@@ -46,7 +46,10 @@ def _duration(text: object) -> object:
 
 
 def _known_zone(name: str) -> str:
-    ZoneInfo(name)
+    try:
+        ZoneInfo(name)
+    except (KeyError, ValueError, OSError) as unknown:
+        raise ValueError(f"expected a time zone such as 'Europe/Berlin', found {name!r}") from unknown
     return name
 
 
@@ -234,6 +237,15 @@ def load_project(path: Path | None = None, *, environment: Mapping[str, str] | N
         platform=read.platform,
         flows={name: flow.model_copy(update={"name": name}) for name, flow in read.flows.items()},
     )
+
+
+def tables() -> dict[str, type[BaseModel]]:
+    """Return every table the file may hold by its name, `<flow>` standing for a flow's own; "" is the top."""
+    found: dict[str, type[BaseModel]] = {"": _ProjectFile, "platform": PlatformSettings, "flows.<flow>": Flow}
+    for key, field in Flow.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            found[f"flows.<flow>.{key}"] = field.annotation
+    return found
 
 
 def day_start(day: date) -> datetime:

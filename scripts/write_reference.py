@@ -10,7 +10,7 @@ import types
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
@@ -18,7 +18,7 @@ from pydantic.fields import FieldInfo
 
 from ml_core.learners import FTRLClassifier
 from ml_core.pipeline.stages import STAGES
-from ml_core.project import project_tables
+from ml_core.project import tables as project_tables
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "project.md"
 BEGIN, END = "<!-- written by `make reference` -->\n", "<!-- end of what `make reference` writes -->\n"
@@ -44,7 +44,7 @@ def page(current: str) -> str:
 
 def tables() -> Iterator[str]:
     """Describe every table of the file and every key in it."""
-    for name, model in project_tables():
+    for name, model in project_tables().items():
         yield f"\n### {f'`[{name}]`' if name else 'Top of the file'}\n"
         yield f"{first_line(model)}\n" if name else "Keys that stand before the first table.\n"
         yield from rows(
@@ -56,7 +56,7 @@ def tables() -> Iterator[str]:
 
 def stages() -> Iterator[str]:
     """Describe every pipeline stage by the name it has in the file."""
-    yield "\n## Stages\n\nEach is a table in `pipeline.stages`: `{ stage = \"<name>\", ... }`."
+    yield '\n## Stages\n\nEach is a table in `pipeline.stages`: `{ stage = "<name>", ... }`.'
     for name, stage in STAGES.items():
         yield f"\n### `{name}`\n\n{first_line(stage)} Takes {stage.takes} columns.\n"
         settings = dataclasses.fields(stage)  # type: ignore[arg-type]  # every stage is a dataclass
@@ -65,7 +65,7 @@ def stages() -> Iterator[str]:
 
 def estimators() -> Iterator[str]:
     """Describe every estimator and its hyper-parameters."""
-    yield "\n## Estimators\n\nOne is the table `pipeline.estimator`: `{ name = \"<name>\", ... }`."
+    yield '\n## Estimators\n\nOne is the table `pipeline.estimator`: `{ name = "<name>", ... }`.'
     for estimator in ESTIMATORS:
         yield f"\n### `{estimator.__name__}`\n\n{first_line(estimator)}\n"
         settings = inspect.signature(estimator).parameters.values()
@@ -82,16 +82,24 @@ def rows(entries: Iterable[tuple[str, str, str, str]]) -> Iterator[str]:
         yield f"| `{key}` | " + " | ".join(cell.replace("|", "\\|") for cell in cells[: last - 1]) + " |"
 
 
-def kind_of(annotation: Any) -> str:  # noqa: ANN401 - whatever stands in an annotation
+def kind_of(annotation: Any) -> str:
     """Say in words what TOML value an annotation stands for."""
     origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return kind_of(inner[0])
     if origin in {Union, types.UnionType}:
         return " or ".join(kind_of(part) for part in inner if part is not type(None))
     if origin is tuple:
-        return f"list of {kind_of(inner[0])}s" if inner[-1] is Ellipsis else f"pair of {kind_of(inner[0])}s"
+        return f"{'list' if inner[-1] is Ellipsis else 'pair'} of {plural(kind_of(inner[0]))}"
     if origin is Mapping:
-        return f"table of {kind_of(inner[1])}s"
+        return "table" if inner[1] is Any else f"table of {plural(kind_of(inner[1]))}"
     return WORDS[annotation]
+
+
+def plural(kind: str) -> str:
+    """Return 'lists of texts' for 'list of texts'."""
+    head, of, tail = kind.partition(" of ")
+    return f"{head}s{of}{tail}"
 
 
 def bounds(field: FieldInfo) -> str:
@@ -107,16 +115,16 @@ def default_of(field: FieldInfo) -> str:
 
 def written(value: object) -> str:
     """Write a default as it would stand in the file."""
-    if value in {dataclasses.MISSING, inspect.Parameter.empty}:
+    if value is dataclasses.MISSING or value is inspect.Parameter.empty:
         return "required"
     if isinstance(value, timedelta):
         return f'`"{value.days} days"`'
-    if value in {None, (), ""}:
+    if value is None or value in ((), ""):
         return "none"
     return f'`"{value}"`' if isinstance(value, str) else f"`{value}`"
 
 
-def is_table(annotation: Any) -> bool:  # noqa: ANN401 - whatever stands in an annotation
+def is_table(annotation: Any) -> bool:
     """Whether a field holds tables, which have a section of their own."""
     parts = get_args(annotation) or (annotation,)
     return any(isinstance(part, type) and issubclass(part, BaseModel) for part in parts)
