@@ -136,7 +136,7 @@ class EventLog:
         """Return the kinds of facts the log holds, sorted."""
         if not self.directory.is_dir():
             return ()
-        return tuple(sorted(folder.name for folder in self.directory.iterdir() if folder.is_dir()))
+        return tuple(sorted({segment.parent.name for segment in self.directory.glob("*/*.parquet")}))
 
     def newest(self) -> tuple[Segment, ...]:
         """Return the newest segment of each partition that has one."""

@@ -13,7 +13,7 @@ change, and a rebuild from the log's facts gives the same rows.
 import hashlib
 import json
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import date, datetime
@@ -25,7 +25,7 @@ import pyarrow as pa
 from ml_core.clock import as_utc
 from ml_core.data import tables
 from ml_core.data.lock import locked
-from ml_core.data.log import EventLog
+from ml_core.data.log import EventLog, Segment
 from ml_core.errors import DataError, FeatureError
 from ml_core.project import Flow, day_start
 
@@ -145,12 +145,20 @@ class FeatureStore:
     def rebuild(self) -> None:
         """Build the whole feature table again from the absorbed facts; the same rows as it grew by."""
         with self._owner() as connection:
-            clock = tables.read_progress(connection).clock
-            if clock is not None:
-                connection.execute("begin")
-                connection.execute("drop table if exists features")
-                tables.build_features(connection, self._flow.data, self._sql(), after=None, until=clock)
-                connection.execute("commit")
+            progress = tables.read_progress(connection)
+            if progress.clock is None:
+                return
+            connection.execute("begin")
+            connection.execute("drop table features")
+            tables.build_features(
+                connection,
+                self._flow.data,
+                self._sql(),
+                partitions=progress.offsets or {},
+                after=None,
+                until=progress.clock,
+            )
+            connection.execute("commit")
 
     # -- what readers ask ----------------------------------------------------------------------------------------
 
@@ -198,26 +206,24 @@ class FeatureStore:
     # -- inside --------------------------------------------------------------------------------------------------
 
     def _absorb(self, connection: duckdb.DuckDBPyConnection, before: Progress) -> tuple[Absorbed, Progress]:
+        waiting = {partition: self.log.segments(partition) for partition in self.log.partitions()}
+        clock = self._clock(waiting, before.clock)
+        if clock is None:
+            return Absorbed(), before
         offsets = dict(before.offsets or {})
-        through: list[datetime] = []
         facts = late = 0
-        for partition in self.log.partitions():
-            segments = self.log.segments(partition)
-            if not segments:
-                continue
-            through.append(segments[-1].through)
-            fresh = [
-                segment
-                for segment in segments
-                if segment.first >= offsets.get(partition, 0) and segment.next > segment.first
-            ]
-            late += tables.append_facts(connection, partition, fresh, clock=before.clock)
+        for partition, segments in waiting.items():
+            fresh = [segment for segment in segments if segment.first >= offsets.get(partition, 0)]
+            late += tables.append_facts(
+                connection, partition, fresh, clock=before.clock, first_ever=partition not in offsets
+            )
             facts += sum(segment.next - segment.first for segment in fresh)
             offsets[partition] = max(offsets.get(partition, 0), segments[-1].next)
-        clock = self._clock(through, before.clock)
-        if clock is None or (clock == before.clock and not facts):
+        if clock == before.clock and not facts:
             return Absorbed(), before
-        rows = tables.build_features(connection, self._flow.data, self._sql(), after=before.clock, until=clock)
+        rows = tables.build_features(
+            connection, self._flow.data, self._sql(), partitions=offsets, after=before.clock, until=clock
+        )
         examples, late_labels, labelled_through = tables.append_examples(
             connection, self._flow.data, before.next_example, after=before.clock, until=clock
         )
@@ -233,12 +239,12 @@ class FeatureStore:
         tables.write_progress(connection, after)
         return Absorbed(facts, rows, examples, late), after
 
-    def _clock(self, through: list[datetime], before: datetime | None) -> datetime | None:
-        """Return the instant every partition is complete through; it never goes back."""
-        data = self._flow.data
-        if not {data.entity, data.label_fact} <= set(self.log.partitions()):
+    def _clock(self, waiting: Mapping[str, Sequence[Segment]], before: datetime | None) -> datetime | None:
+        """Return the instant every partition is complete through; None before all that the flow needs are there."""
+        if not {self._flow.data.entity, self._flow.data.label_fact} <= set(waiting):
             return before
-        return min(through) if before is None else max(before, min(through))
+        complete = min(segments[-1].through for segments in waiting.values())
+        return complete if before is None else max(before, complete)
 
     def _sql(self) -> str:
         try:
@@ -288,4 +294,5 @@ class FeatureStore:
     def _connected(self, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
         with duckdb.connect(str(self._file), read_only=read_only) as connection:
             connection.execute("set TimeZone = 'UTC'")
+            connection.execute("set enable_progress_bar = false")
             yield connection

@@ -10,7 +10,7 @@ All functions run inside the owner's transaction or a reader's session; none ope
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -61,18 +61,21 @@ def write_progress(connection: Connection, progress: "Progress") -> None:
     connection.execute("insert into progress values (?)", [content])
 
 
-def append_facts(connection: Connection, partition: str, segments: Sequence[Segment], *, clock: datetime | None) -> int:
-    """Append the facts of `segments`; return how many of them were late."""
-    if not segments:
-        return 0
+def append_facts(
+    connection: Connection, partition: str, segments: Sequence[Segment], *, clock: datetime | None, first_ever: bool
+) -> int:
+    """Append the facts of `segments`, the partition's first ever or not; return how many of them were late."""
     table = f"facts.{quoted(partition)}"
-    files = [str(segment.path) for segment in segments]
+    first_file = str(segments[0].path) if segments else ""
+    files = [str(segment.path) for segment in segments if segment.next > segment.first]
     try:
+        if first_ever:
+            connection.execute(f"create table {table} as from read_parquet($file) limit 0", {"file": first_file})
+        if not files:
+            return 0
         floor = clock + _INSTANT if clock is not None and min(map(_first_known, files)) <= clock else None
         stamped = "known_at" if floor is None else "greatest(known_at, $floor)"
         values = {"files": files} | ({} if floor is None else {"floor": floor})
-        if partition not in fact_partitions(connection):
-            connection.execute(f"create table {table} as from read_parquet($files) limit 0", {"files": files})
         connection.execute(
             f"insert into {table} by name select * replace ({stamped} as known_at) from read_parquet($files)"
             f" order by known_at, {OFFSET}",
@@ -85,7 +88,7 @@ def append_facts(connection: Connection, partition: str, segments: Sequence[Segm
     except (duckdb.Error, pa.ArrowException, OSError) as error:
         raise SegmentError(
             f"partition {partition!r}: expected whole segments with the columns of the facts before them, from"
-            f" {files[0]} on, found: {error}"
+            f" {first_file} on, found: {error}"
         ) from error
 
 
@@ -98,7 +101,13 @@ def _first_known(file: str) -> datetime:
 
 
 def build_features(
-    connection: Connection, data: DataSettings, sql: str, *, after: datetime | None, until: datetime
+    connection: Connection,
+    data: DataSettings,
+    sql: str,
+    *,
+    partitions: Collection[str],
+    after: datetime | None,
+    until: datetime,
 ) -> int:
     """Append the rows requested in (after, until] by running features.sql over what was known; return their number.
 
@@ -107,16 +116,18 @@ def build_features(
     """
     _collect_requests(connection, data, after=after, until=until)
     requested = int(connection.execute("select count(*) from requests").fetchall()[0][0])
-    for partition in fact_partitions(connection):
-        _refresh_recent(connection, data, partition, after=after, until=until)
-    if requested == 0 and _exists(connection, "features"):
+    copies = "select table_name from duckdb_tables() where temporary"
+    copied = {name for (name,) in connection.execute(copies).fetchall()}
+    for partition in partitions:
+        _refresh_recent(connection, data, partition, copied=partition in copied, after=after, until=until)
+    if requested == 0 and after is not None:
         connection.execute("create or replace temp table built as from features limit 0")
         return 0
     try:
         connection.execute(f"create or replace temp table built as {sql.rstrip().rstrip(';')}")
     except duckdb.Error as error:
         raise FeatureError(f"{data.features}: {error}") from error
-    if not _exists(connection, "features"):
+    if after is None:
         _check_contract(connection, data)
         connection.execute("create table features as from built limit 0")
     counted = connection.execute("select count(*), count(distinct key) from built").fetchall()[0]
@@ -130,7 +141,13 @@ def build_features(
 
 
 def _refresh_recent(
-    connection: Connection, data: DataSettings, partition: str, *, after: datetime | None, until: datetime
+    connection: Connection,
+    data: DataSettings,
+    partition: str,
+    *,
+    copied: bool,
+    after: datetime | None,
+    until: datetime,
 ) -> None:
     """Bring the relation that features.sql reads a partition by up to `until`.
 
@@ -144,13 +161,12 @@ def _refresh_recent(
         connection.execute(f"drop table if exists temp.{name}")
         connection.execute(f"create or replace temp view {name} as {facts.replace('$until', instant)}")
         return
-    query = "select table_name from duckdb_tables() where temporary and table_name = ?"
-    if connection.execute(query, [partition]).fetchall():
+    if copied:
         values = {"until": until, "start": after}
-        connection.execute(f"insert into {name} {facts} and known_at > $start", values)
+        connection.execute(f"insert into temp.{name} {facts} and known_at > $start", values)
     else:
         values = {"until": until, "start": after - data.lookback}
-        connection.execute(f"drop view if exists {name}")
+        connection.execute(f"drop view if exists temp.{name}")
         connection.execute(f"create temp table {name} as {facts} and known_at > $start", values)
 
 
@@ -262,12 +278,6 @@ def count_between(connection: Connection, partitions: Sequence[str], start: date
         query = f"select count(*) from {table} where {column} >= ? and {column} < ?"  # noqa: S608 - identifiers are quoted
         counts[name] = int(connection.execute(query, [start, end]).fetchall()[0][0])
     return counts
-
-
-def fact_partitions(connection: Connection) -> list[str]:
-    """Return the partitions that hold facts."""
-    query = "select table_name from duckdb_tables() where schema_name = 'facts' order by 1"
-    return [name for (name,) in connection.execute(query).fetchall()]
 
 
 def _exists(connection: Connection, table: str) -> bool:

@@ -20,6 +20,7 @@ from mlflow.environment_variables import (
     MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR,
     MLFLOW_HTTP_REQUEST_MAX_RETRIES,
     MLFLOW_HTTP_REQUEST_TIMEOUT,
+    MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT,
 )
 from mlflow.exceptions import MlflowException
 
@@ -47,6 +48,7 @@ class Registry:
             (MLFLOW_HTTP_REQUEST_TIMEOUT, _TIMEOUT_S),
             (MLFLOW_HTTP_REQUEST_MAX_RETRIES, _RETRIES),
             (MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR, False),
+            (MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT, True),
         ):
             if not variable.is_set():
                 variable.set(value)
@@ -95,7 +97,7 @@ class Registry:
                 "metrics": json.dumps(dict(metrics), sort_keys=True),
             }
             created = self._client.create_model_version(
-                flow, f"{run.info.artifact_uri}/{_PACKAGE}", run_id, tags=all_tags
+                flow, f"{run.info.artifact_uri}/{_PACKAGE}", run_id, tags=all_tags, await_creation_for=None
             )
             self._client.set_terminated(run_id)
         return _version(created)

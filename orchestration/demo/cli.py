@@ -31,6 +31,7 @@ from orchestration.demo.caller import Answers, Caller
 from orchestration.demo.runs import Runs
 from orchestration.demo.story import learn_when_due, live_through, moments_between, wait_until_served
 from orchestration.processes import Supervisor, free_port, start_mlflow, start_sidecar, wait_for_mlflow
+from orchestration.resources import platform_of
 
 FLOW = "flight_delays"
 _TRAIN_UNTIL = "2013-09-01"
@@ -89,7 +90,7 @@ class _Demo:
         with self._phase("wait for the registry"):
             wait_for_mlflow(self._supervisor, self._mlflow_port)
         with self._instance() as instance:
-            runs = Runs(build_definitions(self._project), instance)
+            runs = Runs(build_definitions(self._project), platform_of(self._project), instance)
             with self._phase("materialise the days and train the first version, in Dagster"):
                 list(runs.tick(f"{FLOW}_new_days"))
                 runs.execute(f"{FLOW}_full_training")
@@ -122,7 +123,10 @@ class _Demo:
             TextColumn("{task.fields[day]}"),
             TimeElapsedColumn(),
         )
-        with Progress(*columns, console=self._console) as progress:
+        with Progress(
+            *columns,
+            console=self._console,
+        ) as progress:
             days = (end - start).days
             task = progress.add_task("one request per flight, before its outcome", total=days, day="")
 

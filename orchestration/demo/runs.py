@@ -10,13 +10,19 @@ from collections.abc import Iterator
 import dagster as dg
 
 from ml_core.errors import PlatformError
+from orchestration.resources import Platform
+
+# the history of a run is in the instance; the console has a story to tell
+_QUIET = {"loggers": {"console": {"config": {"log_level": "WARNING"}}}}
 
 
 class Runs:
     """Ticks sensors and executes runs against one Dagster instance."""
 
-    def __init__(self, definitions: dg.Definitions, instance: dg.DagsterInstance) -> None:
+    def __init__(self, definitions: dg.Definitions, platform: Platform, instance: dg.DagsterInstance) -> None:
         self._definitions = definitions
+        self._repository = definitions.get_repository_def()
+        self._platform = platform
         self._instance = instance
         self._cursors: dict[str, str | None] = {}
         self._asked: set[str] = set()
@@ -24,12 +30,13 @@ class Runs:
 
     def tick(self, sensor_name: str) -> Iterator[str]:
         """Evaluate a sensor once and execute each run it asks for; yield the runs' ids."""
-        sensor = self._definitions.get_sensor_def(sensor_name)
+        sensor = self._repository.get_sensor_def(sensor_name)
         with dg.build_sensor_context(
             instance=self._instance,
             cursor=self._cursors.get(sensor_name),
             definitions=self._definitions,
             sensor_name=sensor_name,
+            resources={"platform": self._platform},
         ) as context:
             tick = sensor.evaluate_tick(context)
         self._cursors[sensor_name] = tick.cursor
@@ -48,7 +55,7 @@ class Runs:
         """Execute a job in this process and return the run's id; raise PlatformError when it fails."""
         job = self._definitions.resolve_job_def(job_name)
         result = job.execute_in_process(
-            instance=self._instance, tags=tags, run_config=run_config or {}, raise_on_error=True
+            instance=self._instance, tags=tags, run_config=_QUIET | (run_config or {}), raise_on_error=True
         )
         self.run_ids.append(result.run_id)
         if not result.success:
