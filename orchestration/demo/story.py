@@ -67,11 +67,11 @@ def live_through(
 
 
 def moments_between(flow: Flow, facts: Mapping[str, pa.Table], start: datetime, end: datetime) -> list[datetime]:
-    """Return the moments of the requests made in (start, end], from the facts that a replay holds."""
+    """Return the moments of the requests made in (start, end), from the facts that a replay holds."""
     data = flow.data
     entities = facts[data.entity]
     asked = entities.column(data.request_time)
-    waiting = entities.filter(pc.and_(pc.greater(asked, start), pc.less_equal(asked, end)))
+    waiting = entities.filter(pc.and_(pc.greater(asked, start), pc.less(asked, end)))
     outcomes = facts[data.label_fact].select([data.key, "known_at"]).rename_columns([data.key, "outcome_known_at"])
     joined = waiting.select([data.key, data.request_time]).join(outcomes, data.key, use_threads=False)
     joined = joined.sort_by([(data.request_time, "ascending"), (data.key, "ascending")])
