@@ -1,21 +1,44 @@
-"""`modelflow serve`: the sidecar from the command line."""
+"""`modelflow serve`: the sidecar from the command line; every option can be set in the environment, too."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from serving.settings import Settings
+from serving.follower import FollowerSettings
+from serving.settings import Limits, Settings, default_tracking_uri
+
+_LIMITS = Limits()
 
 
-def serve(  # noqa: PLR0917 - a command's options
+def _option(name: str, text: str) -> typer.models.OptionInfo:
+    """Describe an option that can be set as MODELFLOW_SERVE_<NAME>, too."""
+    option: typer.models.OptionInfo = typer.Option(help=text, envvar=f"MODELFLOW_SERVE_{name}")
+    return option
+
+
+def serve(  # noqa: PLR0913, PLR0917 - a command's options
     uri: Annotated[str, typer.Argument(help="the model address, e.g. models:/flight_delays/Production")],
-    tracking_uri: Annotated[str, typer.Option(help="the MLflow registry")] = "http://127.0.0.1:5000",
-    host: Annotated[str, typer.Option(help="the address to listen on")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="the port to listen on")] = 8080,
-    poll_interval: Annotated[float, typer.Option(help="seconds between two looks at the registry")] = 1.0,
-    cache: Annotated[Path | None, typer.Option(help="a folder for the last good package")] = None,
-    die_with: Annotated[int | None, typer.Option(help="end when this parent process is gone")] = None,
+    tracking_uri: Annotated[
+        str | None, _option("TRACKING_URI", "the MLflow registry; default: MLFLOW_TRACKING_URI")
+    ] = None,
+    host: Annotated[str, _option("HOST", "the address to listen on")] = "127.0.0.1",
+    port: Annotated[int, _option("PORT", "the port to listen on")] = 8080,
+    poll_interval: Annotated[float, _option("POLL_INTERVAL", "seconds between two looks at the registry")] = 1.0,
+    registry_timeout: Annotated[float, _option("REGISTRY_TIMEOUT", "seconds a request to it may take")] = 2.0,
+    cache: Annotated[Path | None, _option("CACHE", "a folder of its own for the last good package")] = None,
+    accept_new_signature: Annotated[
+        bool, _option("ACCEPT_NEW_SIGNATURE", "follow to versions that need columns the served one does not")
+    ] = False,
+    refuse_extra: Annotated[
+        bool, _option("REFUSE_EXTRA", "refuse columns the model does not take, instead of ignoring them")
+    ] = False,
+    max_body_bytes: Annotated[int, _option("MAX_BODY_BYTES", "the largest body")] = _LIMITS.body_bytes,
+    max_rows: Annotated[int, _option("MAX_ROWS", "the most rows in one request")] = _LIMITS.rows,
+    max_in_flight: Annotated[int, _option("MAX_IN_FLIGHT", "the most requests at once")] = _LIMITS.in_flight,
+    deadline: Annotated[float, _option("DEADLINE", "seconds a request may take to arrive")] = _LIMITS.deadline_s,
+    access_log: Annotated[bool, _option("ACCESS_LOG", "log every request as a line of JSON")] = False,
+    die_with_parent: Annotated[int | None, typer.Option(help="end when this parent process is gone")] = None,
 ) -> None:
     """Serve a model flow over HTTP and follow it."""
     from serving.sidecar import run
@@ -23,11 +46,18 @@ def serve(  # noqa: PLR0917 - a command's options
     run(
         Settings(
             uri=uri,
-            tracking_uri=tracking_uri,
+            tracking_uri=tracking_uri or default_tracking_uri(),
             host=host,
             port=port,
-            poll_interval_s=poll_interval,
-            cache=cache,
-            parent=die_with,
+            parent=die_with_parent,
+            access_log=access_log,
+            follower=FollowerSettings(
+                poll_interval_s=poll_interval,
+                registry_timeout_s=registry_timeout,
+                cache=cache,
+                accept_new_signature=accept_new_signature,
+                refuse_extra=refuse_extra,
+            ),
+            limits=Limits(body_bytes=max_body_bytes, rows=max_rows, in_flight=max_in_flight, deadline_s=deadline),
         )
     )

@@ -1,85 +1,123 @@
-"""Following a flow: load, verify, warm up, swap; one thread, one explicit state.
+"""Following a flow: one thread, one explicit state machine, one reference that is swapped.
 
 ::
 
-    waiting ──► loading ──► verifying ──► warming ──► serving ──┐
-       ▲            │            │            │          ▲      │ another version stands at the address
-       └────────────┴── failed ──┴────────────┘          └──────┘
+    idle ─► resolving ─► downloading ─► verifying ─► warming ─► swapped ─► idle
+     ▲          │             │             │           │
+     └──────────┴─────────────┴─────────────┴───────────┘   nothing new · registry down · version quarantined
 
-The first version loaded is the one the address points at now, never "from now on". A version whose package fails to
-verify is quarantined with the reason and tried again later, each time after a longer pause with jitter; a newer one is
-tried at once. Until something better is proved, the last good model stays in the reference, and its package in the
-cache, where a start with the registry down finds it.
+The reference is replaced only on the way from `warming` to `swapped`; requests that began with the old model finish
+with it, and it is freed with the last of them. The first version loaded is the one the address points at now, never
+"from now on". A version that fails is quarantined with its reason and tried again, each time after a longer pause with
+jitter; any other version that comes to stand at the address, newer or older, is tried at once. With nothing to serve
+and the registry down, or its version broken, the last good package of the cache serves, and after it the version the
+flow served before (the alias `previous`).
 """
 
-import json
 import logging
 import random
-import shutil
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from ml_core.clock import Clock, SystemClock
-from ml_core.errors import ModelFlowError, PackageError, RegistryDownError, VersionNotFoundError
-from ml_core.flow.package import Package, as_feed, verify_package
+from ml_core.errors import (
+    ModelFlowError,
+    NotReadyError,
+    PackageError,
+    RegistryDownError,
+    RegistryError,
+    VersionNotFoundError,
+)
 from ml_core.flow.read import ModelAddress, RegistryReader, VersionRef, open_registry
+from serving.cache import PackageCache
+from serving.model import ServedModel, prove, warm_up
 
 _LOG = logging.getLogger("modelflow.serving")
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
-_REF_FILE = "ref.json"
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 300.0
+_LONGEST_DOWN_PAUSE_S = 5.0
+_REMEMBERED = 50
+
+
+class State(StrEnum):
+    """What the follower is doing."""
+
+    IDLE = "idle"
+    RESOLVING = "resolving"
+    DOWNLOADING = "downloading"
+    VERIFYING = "verifying"
+    WARMING = "warming"
+    SWAPPED = "swapped"
+
+
+NEXT: dict[State, set[State]] = {
+    State.IDLE: {State.RESOLVING, State.VERIFYING},  # a cached package needs no download
+    State.RESOLVING: {State.IDLE, State.DOWNLOADING},
+    State.DOWNLOADING: {State.IDLE, State.VERIFYING},
+    State.VERIFYING: {State.IDLE, State.WARMING},
+    State.WARMING: {State.IDLE, State.SWAPPED},
+    State.SWAPPED: {State.IDLE},
+}
 
 
 @dataclass(frozen=True, slots=True)
-class ServedModel:
-    """A verified model in service: immutable, shared by all requests that started while it was current."""
-
-    ref: VersionRef
-    package: Package
-    loaded_at: datetime
-
-    @property
-    def version(self) -> int:
-        """The version's number."""
-        return self.ref.version
-
-    @property
-    def signature(self) -> Mapping[str, str]:
-        """The raw columns it takes."""
-        return self.package.signature
-
-    def score(self, feed: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-        """Return the score of each row."""
-        return self.package.score(feed)
-
-
-@dataclass(slots=True)
 class Quarantined:
-    """A version that failed to verify: why, how often, and when (monotonic seconds) it is tried again."""
+    """A version that could not be proved.
 
+    Attributes
+    ----------
+    failures : int
+        How often it was tried.
+    retry_at : float
+        When it is tried again, in seconds of the monotonic clock.
+    """
+
+    version: int
     reason: str
-    failures: int = 1
-    retry_at: float = 0.0
+    failures: int
+    since: datetime
+    retry_at: float
 
 
-@dataclass(slots=True)
-class Status:
-    """What the follower is doing, for /status and /metrics."""
+@dataclass(frozen=True, slots=True)
+class Swap:
+    """One change of the served model."""
 
-    state: str = "waiting"
-    swaps: int = 0
-    last_error: str = ""
-    registry_answers: bool = False
-    from_cache: bool = False
-    quarantine: dict[int, Quarantined] = field(default_factory=dict)
+    at: datetime
+    version: int
+    before: int | None
+    from_cache: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FollowerSettings:
+    """How a follower follows.
+
+    Attributes
+    ----------
+    poll_interval_s : float
+        The longest pause between two looks at a registry that answers.
+    registry_timeout_s : float
+        How long one request to the registry may take.
+    cache : Path or None
+        A folder for the last good package.
+    accept_new_signature : bool
+        Whether to follow to a version that needs columns the served one does not; otherwise it is quarantined, because
+        callers would be refused from that moment on.
+    refuse_extra : bool
+        Whether a column outside the signature is an error.
+    """
+
+    poll_interval_s: float = 1.0
+    registry_timeout_s: float = 2.0
+    cache: Path | None = None
+    accept_new_signature: bool = False
+    refuse_extra: bool = False
 
 
 class Follower:
@@ -89,178 +127,218 @@ class Follower:
     ----------
     address : ModelAddress
     tracking_uri : str
-        Ignored where `registry` is given.
-    poll_interval_s : float
-    cache : Path, optional
-        A folder of its own for the last good package.
+        The MLflow registry.
+    settings : FollowerSettings
     clock : Clock
-        Stamps when a model was loaded.
+        Stamps what happened; decisions are made on the monotonic clock.
     registry : RegistryReader, optional
+        Stands in for the one at `tracking_uri`.
+    monotonic : callable, optional
+        Stands in for `time.monotonic`.
+
+    Attributes
+    ----------
+    current : ServedModel or None
+        Read it once per request and use what was read to the end.
     """
 
     def __init__(
         self,
         address: ModelAddress,
+        tracking_uri: str,
         *,
-        tracking_uri: str = "",
-        poll_interval_s: float = 1.0,
-        cache: Path | None = None,
+        settings: FollowerSettings | None = None,
         clock: Clock | None = None,
         registry: RegistryReader | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.address = address
+        self.settings = settings or FollowerSettings()
         self.current: ServedModel | None = None
-        self.status = Status()
-        self.on_swap: Callable[[ServedModel], None] | None = None
-        self._registry = registry or open_registry(tracking_uri, timeout_s=max(2.0, poll_interval_s))
-        self._poll_interval_s = poll_interval_s
+        self.state = State.IDLE
+        self.registry_answers = False
+        self.last_error: str | None = None
+        self.last_contact: datetime | None = None
+        self.polls = self.failures = self.swaps = 0
+        self.history: deque[Swap] = deque(maxlen=_REMEMBERED)
+        self._quarantine: dict[tuple[int, str | None], Quarantined] = {}
+        self._registry = registry or open_registry(tracking_uri, timeout_s=self.settings.registry_timeout_s)
+        self._cache = PackageCache(self.settings.cache, origin=f"{tracking_uri} {address}")
         self._clock = clock or SystemClock()
-        self._cache = cache
-        self._scratch = Path(tempfile.mkdtemp(prefix="modelflow-serving-"))
+        self._monotonic = monotonic
+        self._down_for = 0
+        self._cache_failed = False
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
 
+    @property
+    def quarantine(self) -> tuple[Quarantined, ...]:
+        """The versions that could not be proved, since the address's own was last served; the last one tried last."""
+        return tuple(self._quarantine.values())
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still follows, or has no more need to."""
+        return self._thread is None or self._thread.is_alive() or self._settled
+
     def load_first(self) -> None:
-        """Load the version the address points at now, or the cached one; raise the reason when neither can be."""
-        try:
-            self.poll()
-        except ModelFlowError:
-            if not self._load_cached():
-                raise
-        if self.current is None and not self._load_cached():
-            reasons = "; ".join(entry.reason for entry in self.status.quarantine.values())
-            raise PackageError(f"{self.address.flow}: no version could be verified: {reasons}")
+        """Load what the address points at now; raise the reason when there is nothing to serve."""
+        self.step()
+        if self.current is None:
+            raise NotReadyError(f"{self.address.flow}: nothing to serve: {self.last_error}")
 
     def start(self) -> None:
-        """Follow in the background; a pinned version that is loaded needs no following."""
-        if self.address.pinned and self.current is not None and not self.status.from_cache:
-            return
-        self._thread = threading.Thread(target=self._follow, name="modelflow-follower", daemon=True)
+        """Follow in the background until stopped."""
+        self._thread = threading.Thread(target=self._follow, name=f"follow-{self.address.flow}", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop following and remove what was downloaded; the current model goes on answering."""
+        """Stop following; the current model goes on answering."""
         self._stopped.set()
         if self._thread is not None:
-            self._thread.join(timeout=10)
-        shutil.rmtree(self._scratch, ignore_errors=True)
+            self._thread.join(timeout=self.settings.registry_timeout_s + 1)
+        self._registry.close()
 
-    def poll(self) -> None:
-        """Look at the registry once, and load what the address points at when it is something else.
+    def step(self) -> float:
+        """Look at the registry once, load what stands at the address when it is something else; return the next pause.
 
-        A package that fails is quarantined, which is no error of the poll; raises RegistryError when the registry
-        cannot be asked.
+        It never raises: whatever fails is recorded, and the last good model stays.
         """
-        serving = self.current.version if self.current else None
-        ref = self._registry.resolve(self.address, serving=serving)
-        self.status.registry_answers = True
-        if ref.version == serving and not self.status.from_cache:
-            self.status.last_error = ""
-            return
-        entry = self.status.quarantine.get(ref.version)
-        if entry is not None and time.monotonic() < entry.retry_at:
-            return
+        self.polls += 1
+        pause = self.settings.poll_interval_s * random.uniform(0.8, 1.0)  # noqa: S311 - followers must not march in step
         try:
-            self._load(ref)
-        except PackageError as error:
-            self._quarantine(ref.version, error)
+            self._look()
+        except RegistryDownError as error:
+            self._report(error)
+            self.registry_answers = False
+            self._down_for = min(self._down_for + 1, 16)
+            pause *= min(2.0**self._down_for, max(1.0, _LONGEST_DOWN_PAUSE_S / self.settings.poll_interval_s))
+        except VersionNotFoundError as error:
+            self._report(error)
+            self._answered()
+        except Exception as error:  # the follower's thread is a process boundary: it must not die  # noqa: BLE001
+            self._report(error)
+        self.state = State.IDLE
+        if self.current is None:
+            self._fall_back()
+        return pause
 
-    def _load(self, ref: VersionRef) -> None:
-        directory = self._scratch / f"{ref.version}-{time.monotonic_ns()}"
-        try:
-            self.status.state = "loading"
-            self._registry.download(ref, directory)
-            self.status.state = "verifying"
-            package = verify_package(directory, expect_digest=ref.manifest_sha256)
-            if self.current is not None and self.current.signature != package.signature and self.address.pinned:
-                raise PackageError(f"{ref.flow} version {ref.version}: its signature changed under a pinned address")
-            self.status.state = "warming"
-            _warm(package)
-            self._keep(ref, directory)
-            self._swap(ServedModel(ref, package, self._clock.now()), from_cache=False)
-        finally:
-            # the session holds the graph in memory; the files have done their part
-            shutil.rmtree(directory, ignore_errors=True)
-            self.status.state = "serving" if self.current else "failed"
-
-    def _swap(self, model: ServedModel, *, from_cache: bool) -> None:
-        before = self.current
-        self.current = model
-        self.status.from_cache = from_cache
-        self.status.last_error = ""
-        self.status.quarantine.pop(model.version, None)
-        self.status.swaps += before is not None and before.version != model.version
-        _LOG.info("%s: serving version %s after %s", model.ref.flow, model.version, before and before.version)
-        if self.on_swap is not None:
-            self.on_swap(model)
-
-    def _quarantine(self, version: int, error: PackageError) -> None:
-        entry = self.status.quarantine.setdefault(version, Quarantined(str(error), failures=0))
-        entry.reason, entry.failures = str(error), entry.failures + 1
-        pause = min(_FIRST_PAUSE_S * 2 ** (entry.failures - 1), _LONGEST_PAUSE_S)
-        entry.retry_at = time.monotonic() + pause * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
-        self.status.last_error = str(error)
-        _LOG.error("version %s is quarantined, attempt %s: %s", version, entry.failures, error)
+    @property
+    def _settled(self) -> bool:
+        """A number never points elsewhere, so once it is loaded from the registry there is nothing to follow."""
+        return self.address.pinned and self.current is not None and not self.current.from_cache
 
     def _follow(self) -> None:
-        """Poll until stopped; whatever happens, the last good model keeps serving."""
-        pause = self._poll_interval_s
-        while not self._stopped.wait(pause):
-            pause = self._poll_interval_s
-            try:
-                self.poll()
-            except RegistryDownError as error:
-                self.status.registry_answers = False
-                self._report(error)
-                pause = min(self._poll_interval_s * 4, _LONGEST_PAUSE_S) * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
-            except VersionNotFoundError as error:
-                self._report(error)
-            except Exception as error:  # the follower's thread is a process boundary: it must not die  # noqa: BLE001
-                self._report(error)
+        pause = 0.0
+        while not self._stopped.wait(pause) and not self._settled:
+            pause = self.step()
+
+    def _look(self) -> None:
+        serving = self.current
+        self._move(State.RESOLVING)
+        ref = self._registry.resolve(self.address, serving=serving.version if serving else None)
+        self._answered()
+        if serving is None or serving.from_cache or _identity(serving.ref) != _identity(ref):
+            entry = self._quarantine.get(_identity(ref))
+            if entry is not None and self._monotonic() < entry.retry_at:
+                return
+            self._load(ref)
+        if self.current is not None and _identity(self.current.ref) == _identity(ref):
+            self.last_error = None
+            self._quarantine.clear()
+
+    def _answered(self) -> None:
+        self.registry_answers, self.last_contact, self._down_for = True, self._clock.now(), 0
+
+    def _load(self, ref: VersionRef) -> None:
+        """Download, prove and swap; a version that cannot be proved goes into quarantine, whatever the reason."""
+        try:
+            with self._cache.incoming() as folder:
+                package = folder / "package"
+                self._move(State.DOWNLOADING)
+                self._registry.download(ref, package)
+                model = self._prove(ref, package)
+                self._cache.keep(ref, package)
+        except RegistryDownError:
+            raise  # it says nothing about the version
+        except Exception as error:  # no version may stop the follower, however it fails  # noqa: BLE001
+            self._put_into_quarantine(ref, error)
+        else:
+            self._swap(model)
+
+    def _prove(self, ref: VersionRef, package: Path, *, from_cache: bool = False) -> ServedModel:
+        self._move(State.VERIFYING)
+        refuse_extra = self.settings.refuse_extra
+        model = prove(ref, package, loaded_at=self._clock.now(), from_cache=from_cache, refuse_extra=refuse_extra)
+        if self.current is not None and not self.settings.accept_new_signature:
+            _check_signature(self.current, model)
+        self._move(State.WARMING)
+        warm_up(model)
+        return model
+
+    def _swap(self, model: ServedModel) -> None:
+        self._move(State.SWAPPED)
+        before = self.current.version if self.current else None
+        self.current = model
+        self.swaps += 1
+        self.history.append(Swap(model.loaded_at, model.version, before, model.from_cache))
+        _LOG.info("%s: serving version %s after %s", model.ref.flow, model.version, before)
+
+    def _fall_back(self) -> None:
+        """With nothing to serve: the cached package, or else the version the flow served before."""
+        if self.last_contact is not None and not self._quarantine:
+            return  # the registry answers, and says there is nothing at the address
+        kept = None if self._cache_failed else self._cache.last()
+        try:
+            if kept is not None:
+                self._cache_failed = True
+                self._swap(self._prove(*kept, from_cache=True))
+                self._cache_failed = False
+            elif self.registry_answers and self.address.stage == "Production":
+                self._move(State.RESOLVING)
+                ref = self._registry.resolve(ModelAddress(self.address.flow, alias="previous"))
+                if _identity(ref) not in self._quarantine:
+                    self._load(ref)
+        except Exception as error:  # like a version, a cached package may be broken in any way  # noqa: BLE001
+            _LOG.warning("%s: nothing to fall back to: %s", self.address.flow, error)
+        self.state = State.IDLE
+
+    def _put_into_quarantine(self, ref: VersionRef, error: Exception) -> None:
+        known = self._quarantine.pop(_identity(ref), None)
+        failures = known.failures + 1 if known else 1
+        pause = min(_FIRST_PAUSE_S * 2.0 ** (failures - 1), _LONGEST_PAUSE_S) * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
+        reason = str(error) if isinstance(error, ModelFlowError) else f"{type(error).__name__}: {error}"
+        since = known.since if known else self._clock.now()
+        while len(self._quarantine) >= _REMEMBERED:
+            self._quarantine.pop(next(iter(self._quarantine)))
+        retry_at = self._monotonic() + pause
+        self._quarantine[_identity(ref)] = Quarantined(ref.version, reason, failures, since, retry_at)
+        self.failures += 1
+        self.last_error = reason
+        _LOG.error("%s: version %s is quarantined, attempt %s: %s", ref.flow, ref.version, failures, reason)
 
     def _report(self, error: Exception) -> None:
-        if self.status.last_error != str(error):
-            _LOG.warning("%s: %s", self.address.flow, error)
-        self.status.last_error = str(error)
+        told = str(error) if isinstance(error, ModelFlowError) else f"{type(error).__name__}: {error}"
+        if self.last_error != told:
+            _LOG.warning("%s: %s", self.address.flow, told, exc_info=not isinstance(error, RegistryError))
+        self.last_error = told
 
-    def _keep(self, ref: VersionRef, directory: Path) -> None:
-        """Put a proved package into the cache, whole or not at all; a full disk costs the cache, not the swap."""
-        if self._cache is None:
-            return
-        try:
-            self._cache.mkdir(parents=True, exist_ok=True)
-            fresh, kept, old = (self._cache / name for name in ("fresh", "good", "old"))
-            for leftover in (fresh, old):
-                shutil.rmtree(leftover, ignore_errors=True)
-            shutil.copytree(directory, fresh / "package")
-            described = {"flow": ref.flow, "version": ref.version, "stage": ref.stage, "source": ref.source}
-            (fresh / _REF_FILE).write_text(json.dumps(described | {"tags": dict(ref.tags)}), encoding="utf-8")
-            if kept.exists():
-                kept.rename(old)
-            fresh.rename(kept)
-            shutil.rmtree(old, ignore_errors=True)
-        except OSError as error:
-            _LOG.warning("version %s could not be cached in %s: %s", ref.version, self._cache, error)
-
-    def _load_cached(self) -> bool:
-        """Serve the last good package where the registry has none to give; say whether there was one."""
-        if self._cache is None:
-            return False
-        kept = next((self._cache / name for name in ("good", "old") if (self._cache / name).is_dir()), None)
-        if kept is None:
-            return False
-        try:
-            ref = VersionRef(**json.loads((kept / _REF_FILE).read_text(encoding="utf-8")))
-            package = verify_package(kept / "package", expect_digest=ref.manifest_sha256)
-        except (OSError, ValueError, TypeError, PackageError) as error:
-            _LOG.warning("the cached package in %s cannot be used: %s", kept, error)
-            return False
-        self._swap(ServedModel(ref, package, self._clock.now()), from_cache=True)
-        self.status.state = "serving"
-        return True
+    def _move(self, state: State) -> None:
+        if state not in NEXT[self.state]:
+            raise AssertionError(f"a follower does not go from {self.state} to {state}")
+        self.state = state
 
 
-def _warm(package: Package) -> None:
-    """Score one odd row and a batch, so that the first request finds everything allocated."""
-    for rows in (1, 64):
-        package.score(as_feed({name: [None] * rows for name in package.signature}, package.signature))
+def _identity(ref: VersionRef) -> tuple[int, str | None]:
+    """Return what makes a version another one: a flow that was deleted and made anew reuses its numbers."""
+    return ref.version, ref.manifest_sha256
+
+
+def _check_signature(served: ServedModel, model: ServedModel) -> None:
+    """Raise PackageError when callers of the served model would be refused by the new one."""
+    new = {name: kind for name, kind in model.signature.items() if served.signature.get(name) != kind}
+    if new:
+        raise PackageError(
+            f"{model.ref.flow} version {model.version}: it needs columns that version {served.version} does not:"
+            f" {new}; once callers send them, start with --accept-new-signature"
+        )

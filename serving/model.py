@@ -66,7 +66,7 @@ class ServedModel:
         try:
             scores = self.package.score(feed)
         except UnicodeEncodeError as error:
-            raise InputError(f"expected valid Unicode in every string, found {ascii(error.object[:40])}") from error
+            raise InputError(f"expected valid Unicode in every string, found {error.object[:40]!a}") from error
         finite = np.isfinite(scores)
         if np.count_nonzero(finite) != len(scores):
             row = int(np.argmin(finite))

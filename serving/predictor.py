@@ -9,21 +9,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
-from ml_core.errors import NotReadyError
+from ml_core.errors import InputError, NotReadyError
 from ml_core.flow.read import ModelAddress
-from serving.follower import Follower, ServedModel
-from serving.rows import columns_of, feed_of
+from serving.follower import Follower, FollowerSettings
+from serving.model import ServedModel
+from serving.settings import default_tracking_uri
 
-DEFAULT_TRACKING_URI = "http://127.0.0.1:5000"
 
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
+class Prediction(NamedTuple):
     """One answer.
 
     Attributes
@@ -53,38 +52,55 @@ class Predictions:
 
 
 class LocalPredictor:
-    """A predictor inside the caller's own process.
+    """A predictor inside the caller's own process; any number of them, in any number of threads.
 
     Parameters
     ----------
     uri : str
-        ``models:/<flow>/Production``, ``models:/<flow>@champion`` or ``models:/<flow>/<number>``; a number is never
-        followed.
-    tracking_uri : str
-        The MLflow registry.
+        ``models:/<flow>/Production``, ``models:/<flow>@champion`` or ``models:/<flow>/<number>``; a number is loaded
+        once and never followed.
+    tracking_uri : str, optional
+        The MLflow registry; by default ``MLFLOW_TRACKING_URI``, or ``http://127.0.0.1:5000``.
     poll_interval_s : float
         Seconds between two looks at the registry.
     cache : Path, optional
-        Where the last good package is kept, so that a start with the registry down can serve at once.
+        A folder of its own for the last good package, so that a start with the registry down serves at once.
+    accept_new_signature, refuse_extra : bool
+        See `serving.follower.FollowerSettings`.
 
     Raises
     ------
-    ModelFlowError
-        No version could be loaded and none is cached; see `ml_core.errors`.
+    NotReadyError
+        No version could be loaded and none is cached; the message says why.
+
+    Examples
+    --------
+    >>> with LocalPredictor("models:/flight_delays/Production") as predictor:  # doctest: +SKIP
+    ...     score, version = predictor.predict({"carrier": "UA", "origin_delay_3h": 12.0})
     """
 
     def __init__(
         self,
         uri: str,
         *,
-        tracking_uri: str = DEFAULT_TRACKING_URI,
+        tracking_uri: str | None = None,
         poll_interval_s: float = 1.0,
         cache: Path | None = None,
+        accept_new_signature: bool = False,
+        refuse_extra: bool = False,
     ) -> None:
-        self.follower = Follower(
-            ModelAddress.parse(uri), tracking_uri=tracking_uri, poll_interval_s=poll_interval_s, cache=cache
+        settings = FollowerSettings(
+            poll_interval_s=poll_interval_s,
+            cache=cache,
+            accept_new_signature=accept_new_signature,
+            refuse_extra=refuse_extra,
         )
-        self.follower.load_first()
+        self.follower = Follower(ModelAddress.parse(uri), tracking_uri or default_tracking_uri(), settings=settings)
+        try:
+            self.follower.load_first()
+        except NotReadyError:
+            self.follower.stop()
+            raise
         self.follower.start()
 
     @property
@@ -92,16 +108,41 @@ class LocalPredictor:
         """The version that answers now."""
         return self._current().version
 
+    @property
+    def signature(self) -> Mapping[str, str]:
+        """The raw columns a row needs, each ``string`` or ``float``."""
+        return self._current().signature
+
     def predict(self, row: Mapping[str, Any]) -> Prediction:
         """Score one raw row, column name to value; raise InputError when it does not fit the signature."""
         model = self._current()
-        columns = {name: [value] for name, value in row.items()}
-        return Prediction(float(model.score(feed_of(columns, model.signature))[0]), model.version)
+        return Prediction(float(model.score(model.rows.records((row,)))[0]), model.version)
 
-    def predict_batch(self, rows: Sequence[Mapping[str, Any]] | Mapping[str, Any] | Any) -> Predictions:
-        """Score many rows: a sequence of rows, a mapping of columns, or an Arrow table."""
+    def predict_batch(
+        self, rows: Sequence[Mapping[str, Any]] | Mapping[str, Any] | pa.Table | pa.RecordBatch
+    ) -> Predictions:
+        """Score many rows, all by one version.
+
+        Parameters
+        ----------
+        rows : sequence of mappings, mapping of columns, pyarrow.Table or pyarrow.RecordBatch
+            Columns may be lists, NumPy arrays or Arrow arrays.
+
+        Raises
+        ------
+        InputError
+            Names the row and the column that do not fit.
+        """
         model = self._current()
-        return Predictions(model.score(feed_of(columns_of(rows), model.signature)), model.version)
+        if isinstance(rows, pa.Table | pa.RecordBatch):
+            feed = model.rows.columns(dict(zip(rows.schema.names, rows.columns, strict=True)))
+        elif isinstance(rows, Mapping):
+            feed = model.rows.columns(rows)
+        elif isinstance(rows, Sequence) and all(isinstance(row, Mapping) for row in rows):
+            feed = model.rows.records(rows)
+        else:
+            raise InputError(f"expected rows, columns or an Arrow table, found {type(rows).__name__}")
+        return Predictions(model.score(feed), model.version)
 
     def close(self) -> None:
         """Stop following."""
@@ -118,5 +159,5 @@ class LocalPredictor:
     def _current(self) -> ServedModel:
         model = self.follower.current
         if model is None:
-            raise NotReadyError("no verified model is loaded yet; the follower's state says why")
+            raise NotReadyError(f"{self.follower.address.flow}: no verified model is loaded yet")
         return model

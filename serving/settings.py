@@ -1,7 +1,44 @@
-"""The sidecar's settings, as small values with units in their names."""
+"""The sidecar's settings, as small values with units in their names; the one reader of the environment in serving."""
 
-from dataclasses import dataclass
-from pathlib import Path
+import os
+from dataclasses import dataclass, field
+
+from serving.follower import FollowerSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one sidecar takes from its callers.
+
+    Attributes
+    ----------
+    body_bytes : int
+        A larger body is refused (413) before it has been read.
+    rows : int
+        More rows in one request are refused (413).
+    in_flight : int
+        Requests being read or waiting to be scored; one more is refused (429, Retry-After).
+    deadline_s : float
+        How long a body may take to arrive (408), and a large batch to wait for its turn (429).
+    header_bytes, header_s : int, float
+        How large a request's head may be (431), and how long it may take to arrive before the connection is closed.
+    idle_s : float
+        How long a connection may stand open between two requests.
+    inline_bytes : int
+        A body up to this size is scored on the event loop, a larger one in a thread of its own.
+    drain_s : float
+        How long requests in flight are waited for after TERM.
+    """
+
+    body_bytes: int = 16 * 1024 * 1024
+    rows: int = 100_000
+    in_flight: int = 512
+    deadline_s: float = 10.0
+    header_bytes: int = 32 * 1024
+    header_s: float = 10.0
+    idle_s: float = 600.0
+    inline_bytes: int = 128 * 1024
+    drain_s: float = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,19 +50,25 @@ class Settings:
     uri : str
         The model address it follows.
     tracking_uri : str
+        The MLflow registry.
     host, port : str, int
         Loopback unless told otherwise.
-    poll_interval_s : float
-    cache : Path or None
-        Where the last good package is kept.
     parent : int or None
         The process it must not outlive.
+    access_log : bool
+        Whether every request is logged, one JSON object a line.
     """
 
     uri: str
     tracking_uri: str
     host: str = "127.0.0.1"
     port: int = 8080
-    poll_interval_s: float = 1.0
-    cache: Path | None = None
     parent: int | None = None
+    access_log: bool = False
+    follower: FollowerSettings = field(default_factory=FollowerSettings)
+    limits: Limits = field(default_factory=Limits)
+
+
+def default_tracking_uri() -> str:
+    """Return the registry of the environment, or MLflow's own default port on this machine."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or "http://127.0.0.1:5000"

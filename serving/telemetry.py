@@ -1,43 +1,106 @@
-"""The sidecar's Prometheus metrics, in a registry of their own."""
+"""What the sidecar counts, and how it is told to Prometheus.
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+Counting happens on the event loop alone, so it takes no lock; a few hundred nanoseconds a request. The follower and the
+model are read when somebody asks.
+"""
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterator
+from datetime import datetime
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from serving.follower import Follower
 
-_BUCKETS_S = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0)
+CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
+
+_BUCKETS_S = (25e-6, 50e-6, 1e-4, 2e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
 
-class Telemetry:
-    """Counts what the sidecar answers, and reads the follower when asked."""
+class Latency:
+    """A histogram of seconds."""
 
-    content_type = CONTENT_TYPE_PLAIN_0_0_4
+    __slots__ = ("counts", "total_s")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(_BUCKETS_S) + 1)
+        self.total_s = 0.0
+
+    def add(self, seconds: float) -> None:
+        """Count one duration."""
+        self.counts[bisect_left(_BUCKETS_S, seconds)] += 1
+        self.total_s += seconds
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """Return the cumulative counts as Prometheus wants them."""
+        total, bounds = 0, []
+        for bound, count in zip((*map(str, _BUCKETS_S), "+Inf"), self.counts, strict=True):
+            total += count
+            bounds.append((bound, float(total)))
+        return bounds
+
+
+class Telemetry(Collector):
+    """Counts what one sidecar does."""
 
     def __init__(self, follower: Follower) -> None:
-        self._registry = CollectorRegistry()
-        self._latency = Histogram(
-            "modelflow_prediction_seconds", "Parse, score and encode.", buckets=_BUCKETS_S, registry=self._registry
-        )
-        self._failures = Counter(
-            "modelflow_prediction_failures", "Refused requests by error.", ["error"], registry=self._registry
-        )
-        for name, text, read in (
-            ("modelflow_version", "The version served; 0 while none.", lambda: getattr(follower.current, "version", 0)),
-            ("modelflow_ready", "1 when a verified model is loaded.", lambda: float(follower.current is not None)),
-            ("modelflow_swaps", "Changes of the served version.", lambda: follower.status.swaps),
-            ("modelflow_quarantined", "Versions in quarantine.", lambda: len(follower.status.quarantine)),
-            ("modelflow_registry_up", "1 when the registry answers.", lambda: float(follower.status.registry_answers)),
-        ):
-            Gauge(name, text, registry=self._registry).set_function(read)
+        self._follower = follower
+        self.requests: Counter[tuple[str, int]] = Counter()
+        self.errors: Counter[str] = Counter()
+        self.rows = 0
+        self.in_flight = 0
+        self.phases = {phase: Latency() for phase in ("parse", "score", "encode")}
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(self)
 
-    def answered(self, seconds: float) -> None:
-        """Count one answered request."""
-        self._latency.observe(seconds)
-
-    def failed(self, error: str) -> None:
-        """Count one refused request."""
-        self._failures.labels(error).inc()
+    def scored(self, rows: int, marks: tuple[float, float, float, float]) -> None:
+        """Count a scored request by the instants at which its parts began, and the last one ended."""
+        self.rows += rows
+        started, parsed, scored, encoded = marks
+        phases = self.phases
+        phases["parse"].add(parsed - started)
+        phases["score"].add(scored - parsed)
+        phases["encode"].add(encoded - scored)
 
     def render(self) -> bytes:
-        """Return the exposition text."""
+        """Return everything in Prometheus' text format."""
         return generate_latest(self._registry)
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics of this moment."""
+        requests = CounterMetricFamily("modelflow_requests", "Answers by path and status.", labels=["path", "status"])
+        for (path, status), count in self.requests.items():
+            requests.add_metric([path, str(status)], count)
+        yield requests
+        errors = CounterMetricFamily("modelflow_errors", "Refused or failed requests by class.", labels=["code"])
+        for code, count in self.errors.items():
+            errors.add_metric([code], count)
+        yield errors
+        yield CounterMetricFamily("modelflow_rows", "Rows scored.", value=self.rows)
+        phases = HistogramMetricFamily("modelflow_phase_seconds", "Seconds by part of a request.", labels=["phase"])
+        for phase, latency in self.phases.items():
+            phases.add_metric([phase], latency.buckets(), latency.total_s)
+        yield phases
+        yield GaugeMetricFamily("modelflow_requests_in_flight", "Requests being answered.", value=self.in_flight)
+        yield from self._of_follower()
+
+    def _of_follower(self) -> Iterator[Metric]:
+        follower, model = self._follower, self._follower.current
+        yield GaugeMetricFamily("modelflow_ready", "1 while a verified model is loaded.", value=model is not None)
+        yield GaugeMetricFamily(
+            "modelflow_version", "The version served; 0: none.", value=model.version if model else 0
+        )
+        if model is not None and model.ref.tags.get("trained_through"):
+            through = datetime.fromisoformat(model.ref.tags["trained_through"]).timestamp()
+            yield GaugeMetricFamily("modelflow_trained_through_seconds", "Newest example learned.", value=through)
+        if model is not None:
+            loaded = model.loaded_at.timestamp()
+            yield GaugeMetricFamily("modelflow_loaded_at_seconds", "When the version was loaded.", value=loaded)
+        yield GaugeMetricFamily("modelflow_registry_up", "1 if the registry answers.", value=follower.registry_answers)
+        yield GaugeMetricFamily("modelflow_quarantined", "Versions in quarantine.", value=len(follower.quarantine))
+        yield CounterMetricFamily("modelflow_swaps", "Changes of the served model.", value=follower.swaps)
+        yield CounterMetricFamily("modelflow_failed_loads", "Versions not proved, by attempt.", value=follower.failures)
+        yield CounterMetricFamily("modelflow_polls", "Looks at the registry.", value=follower.polls)

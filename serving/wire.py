@@ -1,139 +1,161 @@
-"""Bodies: MLflow's scoring protocol and the Open Inference Protocol, read into columns and written from scores.
+"""What goes over the wire: MLflow's scoring bodies, errors, and the one table of errors to statuses.
 
-This is the one table of errors to statuses, too. What a client reads is short and typed and never an internal path.
+What a client reads about its own mistake is short, typed and names the place; what went wrong on our side is told in
+the log and nowhere else.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+import json
+from collections.abc import Mapping
+from typing import Any, Final, NoReturn
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
 from ml_core import errors
-from ml_core.errors import InputError
-from serving.rows import Columns, columns_of
+from ml_core.errors import InputError, LimitError, ModelFlowError
+from serving.rows import Feed, RowReader
 
-STATUS: Mapping[type[errors.ModelFlowError], int] = {
-    errors.InputError: 400,
-    errors.NotReadyError: 503,
-    errors.RegistryDownError: 503,
-    errors.VersionNotFoundError: 503,
-    errors.StoreBusyError: 503,
-    errors.PackageError: 503,
+# error → status, and the code clients see. Every leaf of the tree stands here; a test sees to it.
+STATUS: Final[Mapping[type[ModelFlowError], tuple[int, str]]] = {
+    errors.InputError: (400, "BAD_REQUEST"),
+    errors.LateRequestError: (408, "REQUEST_TIMEOUT"),
+    errors.LimitError: (413, "TOO_LARGE"),
+    errors.OverloadedError: (429, "OVERLOADED"),
+    errors.NotReadyError: (503, "NOT_READY"),
+    errors.RegistryDownError: (503, "NOT_READY"),
+    errors.VersionNotFoundError: (503, "NOT_READY"),
+    errors.PackageError: (503, "NOT_READY"),
+    errors.StoreBusyError: (503, "NOT_READY"),
     # the rest cannot arise from a request; were one to, it is ours
-    errors.ProjectError: 500,
-    errors.SegmentError: 500,
-    errors.FeatureError: 500,
-    errors.StateError: 500,
-    errors.ExportError: 500,
-    errors.HeadMovedError: 500,
-    errors.PromotionError: 500,
-    errors.PlatformError: 500,
+    errors.ProjectError: (500, "INTERNAL_ERROR"),
+    errors.SegmentError: (500, "INTERNAL_ERROR"),
+    errors.FeatureError: (500, "INTERNAL_ERROR"),
+    errors.StateError: (500, "INTERNAL_ERROR"),
+    errors.ExportError: (500, "INTERNAL_ERROR"),
+    errors.HeadMovedError: (500, "INTERNAL_ERROR"),
+    errors.PromotionError: (500, "INTERNAL_ERROR"),
+    errors.PlatformError: (500, "INTERNAL_ERROR"),
 }
+INTERNAL: Final = (500, "INTERNAL_ERROR")
 
-_CODES = {400: "BAD_REQUEST", 404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED", 413: "TOO_LARGE", 503: "NOT_READY"}
-_MLFLOW_BODIES = ("dataframe_split", "dataframe_records", "inputs", "instances")
-
-
-@dataclass(frozen=True, slots=True)
-class RequestRefusedError(Exception):
-    """A request that never reaches the model, with the status it is answered with."""
-
-    status: int
-    message: str
+_TOLD_IN_FULL: Final = (errors.InputError, errors.RequestError, errors.NotReadyError)
+_SHAPES: Final = ("dataframe_split", "dataframe_records", "inputs", "instances")
+_LONGEST_MESSAGE: Final = 500
 
 
-def status_of(error: errors.ModelFlowError) -> int:
-    """Return the status an error is answered with."""
-    return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), 500)
+def status_of(error: Exception) -> tuple[int, str]:
+    """Return the status and the code an error is answered with."""
+    return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), INTERNAL)
 
 
-def error_body(status: int, message: str) -> bytes:
-    """Return a short typed error, in the shape MLflow's clients expect."""
-    return orjson.dumps({"error_code": _CODES.get(status, "INTERNAL_ERROR"), "message": message})
+def error_body(error: Exception, path: str = "") -> bytes:
+    """Return what a client reads about an error: MLflow's shape, on `/v2` the Open Inference Protocol's, too."""
+    _, code = status_of(error)
+    told = str(error)[:_LONGEST_MESSAGE] if isinstance(error, _TOLD_IN_FULL) else "the server failed; its log says why"
+    body: dict[str, Any] = {"error_code": code, "message": told}
+    if isinstance(error, InputError):
+        body |= {"column": error.column, "row": error.row}
+    if path.startswith("/v2"):
+        body["error"] = told
+    return orjson.dumps(body)
 
 
-def read_invocation(body: bytes) -> Columns:
-    """Read an MLflow scoring body: dataframe_split, dataframe_records, inputs or instances."""
-    content = _object(body)
-    given = [name for name in _MLFLOW_BODIES if name in content]
-    if len(given) != 1:
-        raise InputError(f"expected exactly one of {', '.join(_MLFLOW_BODIES)}, found {given or 'none'}")
-    rows = content[given[0]]
-    if given[0] == "dataframe_split":
-        return _split(rows)
-    if isinstance(rows, dict) and given[0] != "dataframe_records":
-        return _mapping(rows)
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise InputError(f"{given[0]}: expected a list of objects, one per row")
-    return columns_of(rows)
+def read_json(body: bytes) -> dict[str, Any]:
+    """Return the JSON object of a body; ``NaN``, which Python's own clients write, is null.
 
-
-def write_invocation(scores: NDArray[np.float32]) -> bytes:
-    """Return MLflow's answer."""
-    return orjson.dumps({"predictions": scores.tolist()})
-
-
-def read_inference(body: bytes) -> tuple[Columns, str | None]:
-    """Read an Open Inference Protocol request: its columns, and its id."""
-    content = _object(body)
-    inputs = content.get("inputs")
-    if not isinstance(inputs, list) or not all(isinstance(tensor, dict) for tensor in inputs):
-        raise InputError("expected `inputs`, a list of tensors")
-    columns: dict[str, Sequence[Any]] = {}
-    for tensor in inputs:
-        name, data = tensor.get("name"), tensor.get("data")
-        if not isinstance(name, str) or not isinstance(data, list):
-            raise InputError("every input needs a `name` and a list `data`")
-        columns[name] = [value[0] if isinstance(value, list) and len(value) == 1 else value for value in data]
-    identity = content.get("id")
-    return columns, identity if isinstance(identity, str) else None
-
-
-def write_inference(scores: NDArray[np.float32], *, flow: str, version: int, identity: str | None) -> bytes:
-    """Return the Open Inference Protocol answer."""
-    output = {"name": "score", "datatype": "FP32", "shape": [len(scores)], "data": scores.tolist()}
-    answer: dict[str, Any] = {"model_name": flow, "model_version": str(version), "outputs": [output]}
-    return orjson.dumps(answer | ({"id": identity} if identity else {}))
-
-
-def _object(body: bytes) -> dict[str, Any]:
+    Raises
+    ------
+    InputError
+        It is not one, or is nested more than a thousand deep.
+    """
     try:
         content = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        raise InputError(f"expected a JSON object: {error}") from error
+        content = _with_nan(body, error)
     if not isinstance(content, dict):
-        raise InputError(f"expected a JSON object, found {type(content).__name__}")
+        raise InputError(f"expected a JSON object, found {_named(content)}")
     return content
 
 
-def _split(rows: Any) -> Columns:
-    if (
-        not isinstance(rows, dict)
-        or not isinstance(rows.get("columns"), list)
-        or not isinstance(rows.get("data"), list)
-    ):
-        raise InputError("dataframe_split: expected an object with lists `columns` and `data`")
-    names, data = rows["columns"], rows["data"]
-    for index, row in enumerate(data):
-        if not isinstance(row, list) or len(row) != len(names):
-            raise InputError(f"dataframe_split: row {index}: expected a list of {len(names)} values")
-    if len(data) == 1:
-        return {name: (value,) for name, value in zip(names, data[0], strict=True)} if _hashable(names) else {}
-    return (
-        dict(zip(names, zip(*data, strict=True), strict=True))
-        if data and _hashable(names)
-        else dict.fromkeys(names, ())
-    )
+def read_invocation(content: Mapping[str, Any], rows: RowReader, *, most_rows: int) -> Feed:
+    """Read an MLflow scoring body: exactly one of dataframe_split, dataframe_records, inputs and instances.
+
+    Raises
+    ------
+    InputError, LimitError
+    """
+    given = [shape for shape in _SHAPES if shape in content]
+    if len(given) != 1:
+        raise InputError(f"expected exactly one of {', '.join(_SHAPES)}, found {' and '.join(given) or 'none'}")
+    shape, value = given[0], content[given[0]]
+    if shape == "dataframe_split":
+        return _split(value, rows, most_rows)
+    if isinstance(value, dict) and shape != "dataframe_records":
+        return _columns(shape, value, rows, most_rows)
+    if not isinstance(value, list) or not set(map(type, value)) <= {dict}:
+        raise InputError(f"{shape}: expected a list of objects, one per row, column to value; found {_named(value)}")
+    check_rows(len(value), most_rows)
+    return rows.records(value)
 
 
-def _hashable(names: list[Any]) -> bool:
-    if not all(isinstance(name, str) for name in names):
-        raise InputError("dataframe_split: expected the names of columns to be strings")
-    return True
+def write_invocation(scores: NDArray[np.float32]) -> bytes:
+    """Return MLflow's answer; a score is written so that it reads back as the very same float32."""
+    return orjson.dumps({"predictions": scores.tolist()})
 
 
-def _mapping(columns: dict[str, Any]) -> Columns:
-    return {name: values if isinstance(values, list) else [values] for name, values in columns.items()}
+def check_rows(rows: int, most_rows: int) -> None:
+    """Raise LimitError when one request holds too many rows."""
+    if rows > most_rows:
+        raise LimitError(f"expected at most {most_rows} rows in a request, found {rows}; send them in parts")
+
+
+def _split(value: Any, rows: RowReader, most_rows: int) -> Feed:
+    names = value.get("columns") if isinstance(value, dict) else None
+    data = value.get("data") if isinstance(value, dict) else None
+    if not isinstance(names, list) or not isinstance(data, list):
+        raise InputError("dataframe_split: expected an object with the lists `columns` and `data`")
+    check_rows(len(data), most_rows)
+    if not set(map(type, data)) <= {list}:
+        row = next(index for index, entry in enumerate(data) if not isinstance(entry, list))
+        raise InputError(f"dataframe_split: row {row}: expected a list of values, found {_named(data[row])}", row=row)
+    return rows.split(names, data)
+
+
+def _columns(shape: str, value: dict[str, Any], rows: RowReader, most_rows: int) -> Feed:
+    """Read columns; where none is a list, they are the values of one row."""
+    listed = {name: column for name, column in value.items() if isinstance(column, list)}
+    if not listed:
+        return rows.records([value])
+    for name, column in value.items():
+        if name not in listed:
+            raise InputError(f"{shape}: column {name!r:.80}: expected a list of values, found {_named(column)}")
+        check_rows(len(column), most_rows)
+    return rows.columns(value)
+
+
+def _with_nan(body: bytes, refused: orjson.JSONDecodeError) -> Any:
+    """Read JSON with the literals Python adds to it, by the same rules as any other."""
+    if b"NaN" not in body and b"Infinity" not in body:
+        raise InputError(f"expected JSON: {refused}") from refused
+    try:
+        # the way through orjson turns NaN into null, and refuses what it would have refused at first
+        return orjson.loads(orjson.dumps(json.loads(body, parse_constant=_constant)))
+    except InputError:
+        raise
+    except (ValueError, TypeError, RecursionError) as error:
+        raise InputError(f"expected JSON: {refused}") from error
+
+
+def _constant(literal: str) -> float:
+    return float("nan") if literal == "NaN" else _refuse_infinity(literal)
+
+
+def _refuse_infinity(literal: str) -> NoReturn:
+    raise InputError(f"expected finite numbers, found {literal}")
+
+
+def _named(value: Any) -> str:
+    """Return what JSON calls a value's type."""
+    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
+    return names.get(type(value), "a number")
