@@ -1,0 +1,122 @@
+"""The README's commands are run, its links lead somewhere, and its diagram names what exists."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from ml_core.data.replay import Replay, load_facts
+from ml_core.data.store import FeatureStore
+from ml_core.project import load_project
+from orchestration.processes import Supervisor, answers, free_port
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCK = re.compile(r"^```(?P<language>\w+)\n(?P<text>.*?)^```", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\((?!https?://)(?P<target>[^)#]+)")
+PYTHON = Path(sys.executable)
+
+
+def blocks(language: str) -> list[str]:
+    """Return the README's code blocks in one language."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    return [block["text"] for block in BLOCK.finditer(text) if block["language"] == language]
+
+
+def commands(first: str) -> list[str]:
+    """Return the README's commands that start with a word."""
+    return [line for block in blocks("console") for line in block.splitlines() if line.split()[0] == first]
+
+
+def run(*command: str | Path, home: Path | None = None) -> str:
+    """Run a command in the project; return what it printed, fail when it fails."""
+    environment = os.environ | ({"MODELFLOW_HOME": str(home)} if home else {})
+    environment.pop("MAKEFLAGS", None)  # this may itself run under make
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120, env=environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a home whose feature table holds the year's first days."""
+    place = tmp_path_factory.mktemp("readme")
+    flow = load_project(ROOT).flow("flight_delays")
+    store = FeatureStore(flow, root=ROOT, home=place)
+    Replay(load_facts(flow, place)).ingest(store.log, datetime(2013, 1, 6, tzinfo=UTC))
+    store.absorb()
+    return place
+
+
+@pytest.fixture(scope="module")
+def sidecar(home: Path) -> Iterator[str]:
+    """Start a sidecar that has no model yet; return its address."""
+    port = free_port()
+    nowhere = ["models:/flight_delays/Production", "--tracking-uri", "http://127.0.0.1:9", "--port", str(port)]
+    with Supervisor(home) as supervisor:
+        supervisor.start("sidecar", [str(PYTHON), "-m", "serving", *nowhere])
+        supervisor.wait_until("sidecar", lambda: answers(port, "/v2/health/live"))
+        yield f"http://127.0.0.1:{port}"
+
+
+def test_every_command_is_run_by_one_of_the_tests_below() -> None:
+    """A command nobody runs is the first to be wrong."""
+    known = {*commands("make"), *commands(".venv/bin/modelflow"), *commands("curl")}
+    assert {line for block in blocks("console") for line in block.splitlines()} == known
+
+
+@pytest.mark.parametrize("command", commands("make"))
+def test_the_make_targets_exist(command: str) -> None:
+    """What `make demo` and `make up` do is tested in tests/orchestration; here, that make knows how to start them."""
+    assert run(*shlex.split(command), "--dry-run")
+
+
+def test_make_alone_lists_every_target() -> None:
+    """It is how people find out what can be done."""
+    targets = re.findall(r"^\.PHONY: (\S+)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    listed = [line.split()[1] for line in run("make").splitlines()]
+    assert listed == targets
+
+
+@pytest.mark.parametrize("command", commands(".venv/bin/modelflow"))
+def test_the_modelflow_commands_answer(command: str, home: Path) -> None:
+    """They are the first thing somebody types after the demo."""
+    assert run(PYTHON.with_name("modelflow"), *shlex.split(command)[1:], home=home)
+
+
+@pytest.mark.parametrize("command", commands("curl"))
+def test_the_sidecar_knows_the_addresses(command: str, sidecar: str) -> None:
+    """Before the first version an address may answer "not ready", never "not found"."""
+    address = shlex.split(command)[-1].replace("http://127.0.0.1:8080", sidecar)
+    try:
+        with urllib.request.urlopen(address, timeout=10) as answer:  # noqa: S310 - a loopback address
+            status = answer.status
+    except urllib.error.HTTPError as refused:
+        status = refused.code
+    assert status in {200, 503}
+
+
+def test_the_default_port_of_the_sidecar_is_the_one_shown() -> None:
+    """The addresses above are only right while nobody changes the shipped setting."""
+    assert load_project(ROOT).platform.sidecar_port == 8080
+
+
+@pytest.mark.parametrize("text", blocks("python"))
+def test_the_python_examples_are_python(text: str) -> None:
+    """They are copied by hand into somebody else's code."""
+    compile(text, "README.md", "exec")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_and_picture_is_there(page: Path) -> None:
+    """A page with a hole in it says that nobody reads it."""
+    targets = {match["target"] for match in LINK.finditer(page.read_text(encoding="utf-8"))} - {"NNNN-name.md"}
+    assert [target for target in targets if not (page.parent / target).exists()] == []
