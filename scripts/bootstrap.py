@@ -69,8 +69,11 @@ def install() -> None:
 
 def create_environment() -> None:
     """Create `.venv`, from nothing when the one that stands there is another Python's or was moved."""
-    question = "import sys; print(sys.version, sys.prefix)"
-    if PYTHON.exists() and answer(PYTHON, "-c", question) == f"{sys.version} {VENV}":
+    activate = VENV / "bin" / "activate"
+    made_here = activate.exists() and re.search(
+        rf"^ *(?:export )?VIRTUAL_ENV=['\"]?{re.escape(str(VENV))}['\"]?$", activate.read_text(), re.MULTILINE
+    )
+    if made_here and answer(PYTHON, "-c", "import sys; print(sys.version)") == sys.version:
         return
     say(f"creating .venv with Python {sys.version.split()[0]}")
     shutil.rmtree(VENV, ignore_errors=True)
@@ -111,9 +114,12 @@ def uv_settings() -> dict[str, str]:
 
 
 def answer(*command: object) -> str:
-    """Return what a command prints; empty when it fails."""
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
-    return done.stdout.strip() if done.returncode == 0 else ""
+    """Return what a command prints; empty when it fails or is not there."""
+    try:
+        done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return done.stdout.strip()
 
 
 def run(*command: object, env: dict[str, str] | None = None) -> None:
