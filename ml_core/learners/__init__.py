@@ -1,5 +1,5 @@
-"""Online learners with scikit-learn's interface, one algorithm per file."""
+"""Online learners with scikit-learn's interface, one family per file."""
 
-from ml_core.learners.ftrl import FTRLClassifier
+from ml_core.learners.ftrl import FTRLClassifier, FTRLRegressor
 
-__all__ = ["FTRLClassifier"]
+__all__ = ["FTRLClassifier", "FTRLRegressor"]

@@ -1,99 +1,27 @@
-r"""FTRL-proximal logistic regression, one row at a time, in the order the rows come.
+r"""FTRL-proximal and its sister rules as scikit-learn estimators: logistic, softmax and squared-error regression.
 
 Follow-the-regularised-leader with per-coordinate learning rates, Algorithm 1 of McMahan et al. (2013), "Ad Click
-Prediction: a View from the Trenches", KDD. For every coordinate *i* that is non-zero in row *x*:
+Prediction: a View from the Trenches", KDD; the equations stand in `ml_core.learners.rules`.
 
-.. math::
+A linear model that was trained elsewhere can be continued: `from_linear` reconstructs the optimiser's state so that
+the first score is unchanged. For a weight :math:`w_0` and accumulated squared gradients :math:`n_0`,
 
-    w_i &= \begin{cases} 0 & |z_i| \le \lambda_1 \\
-           -\left(\frac{\beta + \sqrt{n_i}}{\alpha} + \lambda_2\right)^{-1} (z_i - \operatorname{sgn}(z_i) \lambda_1)
-           & \text{otherwise} \end{cases} \\
-    p &= \sigma(x \cdot w), \qquad g_i = (p - y)\, x_i \\
-    \sigma_i &= \left(\sqrt{n_i + g_i^2} - \sqrt{n_i}\right) / \alpha \\
-    z_i &\leftarrow z_i + g_i - \sigma_i w_i, \qquad n_i \leftarrow n_i + g_i^2
-
-The state is `z` and `n` alone; weights are derived from them. Rows are never folded together and sums run over a
-row's entries in the order they are stored, so any split of the rows into batches gives the same bits. The
-kernel scores each row before it learns it, which makes prequential evaluation free.
+.. math:: z_0 = -w_0 \left(\frac{\beta + \sqrt{n_0}}{\alpha} + \lambda_2\right) - \operatorname{sgn}(w_0)\, \lambda_1
 """
 
 from typing import Any, Self
 
-import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import sparse
-from scipy.special import expit
-from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from ml_core.errors import InputError
+from ml_core.learners.estimators import OnlineClassifier, OnlineRegressor
+from ml_core.learners.linear import LinearState
+from ml_core.learners.rules import RULES
 
 
-@numba.njit(cache=True, nogil=True)
-def _weight(z: float, n: float, alpha: float, beta: float, l1: float, l2: float) -> float:
-    """Return the weight that the state of one coordinate stands for."""
-    if abs(z) <= l1:
-        return 0.0
-    return -(z - np.sign(z) * l1) / ((beta + np.sqrt(n)) / alpha + l2)
-
-
-@numba.njit(cache=True, nogil=True)
-def sigmoid(margin: float) -> float:
-    """Return the logistic function without overflow at either end."""
-    if margin >= 0.0:
-        return 1.0 / (1.0 + np.exp(-margin))
-    odds = np.exp(margin)
-    return odds / (1.0 + odds)
-
-
-@numba.njit(cache=True, nogil=True)
-def learn_rows(indptr, indices, values, labels, row_weights, z, n, rates, scores):  # type: ignore[no-untyped-def]  # noqa: PLR0913, PLR0917
-    """Score, then learn, every row of a CSR matrix in order; `z` and `n` change in place, `scores` is filled.
-
-    `rates` is (alpha, beta, l1, l2). Cost: about 10 ns per stored entry.
-    """
-    alpha, beta, l1, l2 = rates
-    for row in range(labels.size):
-        start, stop = indptr[row], indptr[row + 1]
-        margin = 0.0
-        for entry in range(start, stop):
-            i = indices[entry]
-            margin += _weight(z[i], n[i], alpha, beta, l1, l2) * values[entry]
-        p = sigmoid(margin)
-        scores[row] = p
-        slope = (p - labels[row]) * row_weights[row]
-        for entry in range(start, stop):
-            i = indices[entry]
-            g = slope * values[entry]
-            w = _weight(z[i], n[i], alpha, beta, l1, l2)
-            grown = n[i] + g * g
-            z[i] += g - (np.sqrt(grown) - np.sqrt(n[i])) / alpha * w
-            n[i] = grown
-
-
-@numba.njit(cache=True, nogil=True)
-def margins(indptr, indices, values, weights):  # type: ignore[no-untyped-def]
-    """Return the linear score of every row of a CSR matrix, shape (n_rows,), summed in storage order."""
-    out = np.zeros(indptr.size - 1)
-    for row in range(out.size):
-        for entry in range(indptr[row], indptr[row + 1]):
-            out[row] += weights[indices[entry]] * values[entry]
-    return out
-
-
-def weights_of(
-    z: NDArray[np.float64], n: NDArray[np.float64], rates: tuple[float, float, float, float]
-) -> NDArray[np.float64]:
-    """Return the weights that a state stands for, shape of `z`; the kernel's `_weight`, vectorised."""
-    alpha, beta, l1, l2 = rates
-    weights = -(z - np.sign(z) * l1) / ((beta + np.sqrt(n)) / alpha + l2)
-    return np.where(np.abs(z) <= l1, 0.0, weights)
-
-
-class FTRLClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no types
-    """Binary logistic regression learned online by FTRL-proximal.
+class FTRLClassifier(OnlineClassifier):
+    """Logistic regression learned online; with more than two classes, softmax regression.
 
     Parameters
     ----------
@@ -103,12 +31,13 @@ class FTRLClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         Damps the first steps of a coordinate.
     l1, l2 : float, >= 0
         Regularisation; `l1` keeps weights at exactly zero until the evidence for them exceeds it.
+    optimizer : {"ftrl", "adagrad", "adam", "sgd"}
+        The update rule.
 
     Attributes
     ----------
-    classes_ : ndarray, shape (2,)
-    z_, n_ : ndarray of float64, shape (n_features + 1,)
-        The optimiser's state; the last coordinate is the intercept, an input that is always 1.
+    classes_ : ndarray, shape (n_classes,)
+    state_ : LinearState
     n_trained_ : int
         Rows learned.
 
@@ -121,101 +50,113 @@ class FTRLClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
     (4, 2)
     """
 
-    def __init__(self, alpha: float = 0.1, beta: float = 1.0, l1: float = 0.0, l2: float = 0.0) -> None:
+    def __init__(
+        self, alpha: float = 0.5, beta: float = 1.0, l1: float = 0.1, l2: float = 0.1, *, optimizer: str = "ftrl"
+    ) -> None:
         self.alpha = alpha
         self.beta = beta
         self.l1 = l1
         self.l2 = l2
+        self.optimizer = optimizer
 
-    def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:  # noqa: N803 - scikit-learn's name
-        """Forget everything, then learn the rows in order, once."""
-        for name in ("z_", "n_", "classes_"):
-            self.__dict__.pop(name, None)
-        return self.partial_fit(X, y, sample_weight=sample_weight)
+    def start(self, n_slots: int, n_classes: int = 2) -> LinearState:
+        """Return a new state under these hyper-parameters, for rows of `n_slots` features."""
+        binary = n_classes == 2  # noqa: PLR2004 - two classes share one margin
+        outputs, link = (1, "logistic") if binary else (n_classes, "softmax")
+        return LinearState(n_slots, outputs, _rule(self.optimizer), self.rates(), link)
 
-    def partial_fit(
-        self,
-        X: ArrayLike,
-        y: ArrayLike,
-        classes: ArrayLike | None = None,
-        sample_weight: ArrayLike | None = None,
+    @classmethod
+    def from_linear(
+        cls,
+        coef: ArrayLike,
+        intercept: ArrayLike,
+        *,
+        classes: ArrayLike = (0, 1),
+        n: ArrayLike = 0.0,
+        n_trained: int = 0,
+        **parameters: Any,
     ) -> Self:
-        """Learn the rows in order, once; a refused batch leaves the model untouched.
+        """Continue a linear classifier that was trained elsewhere, for example in batch by scikit-learn.
+
+        Its predictions are unchanged (differences below 1e-9) until the first new row is learned.
 
         Parameters
         ----------
-        X : array-like or CSR matrix, shape (n_rows, n_features)
-        y : array-like, shape (n_rows,)
-        classes : array-like, shape (2,), optional
-            The two labels, where the first batch may hold only one of them; the second counts as positive.
-        sample_weight : array-like, shape (n_rows,), optional
-            Non-negative; scales each row's gradient.
+        coef : array-like, shape (1, n_features) or (n_classes, n_features)
+            scikit-learn's `coef_`.
+        intercept : array-like, shape (1,) or (n_classes,)
+            scikit-learn's `intercept_`.
+        classes : array-like, shape (n_classes,)
+            scikit-learn's `classes_`.
+        n : float or array-like, shape (n_features + 1,) or (n_outputs, n_features + 1), optional
+            Squared gradients each coordinate has already seen, intercept last; the larger, the smaller its next step.
+        parameters
+            Hyper-parameters of this class.
 
         Raises
         ------
         InputError
-            A row holds NaN or infinity, a label is not one of the two classes, or the width changed.
+            The shapes disagree, a weight is not finite, or the hyper-parameters cannot hold a weight.
         """
-        rates = self._rates()
-        first = not hasattr(self, "z_")
-        X, y = validate_data(self, X, y, reset=first, accept_sparse="csr", dtype=np.float64)  # noqa: N806
-        check_classification_targets(y)
-        known = np.unique(y if classes is None else classes) if first else self.classes_
-        if known.size > 2 or not np.isin(y, known).all():  # noqa: PLR2004 - binary
-            raise InputError(
-                f"Only binary classification is supported: expected two classes, {list(known)} so far; "
-                f"found labels {list(np.unique(y))}"
-            )
-        if first and known.size < 2:  # noqa: PLR2004
-            raise InputError(f"expected two classes, found only one class, {known[0]!r}; name both by `classes=`")
-        row_weights = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
-        rows = _with_intercept(X)
-        if first:
-            self.classes_ = known
-            self.z_, self.n_ = np.zeros(rows.shape[1]), np.zeros(rows.shape[1])
-            self.n_trained_ = 0
-        labels = (y == self.classes_[1]).astype(np.float64)
-        scores = np.empty(labels.size)
-        learn_rows(rows.indptr, rows.indices, rows.data, labels, row_weights, self.z_, self.n_, rates, scores)
-        self.n_trained_ += labels.size
-        return self
-
-    @property
-    def weights_(self) -> NDArray[np.float64]:
-        """The weights the state stands for, shape (n_features + 1,), intercept last."""
-        return weights_of(self.z_, self.n_, self._rates())
-
-    def decision_function(self, X: ArrayLike) -> NDArray[np.float64]:  # noqa: N803
-        """Return the log-odds of the second class, shape (n_rows,)."""
-        check_is_fitted(self, "z_")
-        X = validate_data(self, X, reset=False, accept_sparse="csr", dtype=np.float64)  # noqa: N806
-        weights = self.weights_
-        return np.asarray(X @ weights[:-1] + weights[-1])
-
-    def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:  # noqa: N803
-        """Return the probability of each class, shape (n_rows, 2)."""
-        positive = expit(self.decision_function(X))
-        return np.column_stack([1.0 - positive, positive])
-
-    def predict(self, X: ArrayLike) -> NDArray[Any]:  # noqa: N803
-        """Return the more probable class of each row, shape (n_rows,)."""
-        positive = self.decision_function(X) > 0
-        return np.asarray(self.classes_[positive.astype(np.int64)])
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.classifier_tags.multi_class = False
-        tags.input_tags.sparse = True
-        return tags
-
-    def _rates(self) -> tuple[float, float, float, float]:
-        rates = (float(self.alpha), float(self.beta), float(self.l1), float(self.l2))
-        if not np.isfinite(rates).all() or rates[0] <= 0 or min(rates[1:]) < 0:
-            raise InputError(f"expected alpha > 0 and beta, l1, l2 >= 0, found alpha, beta, l1, l2 = {rates}")
-        return rates
+        model = cls(**parameters)
+        known = np.unique(np.asarray(classes))
+        state = model.start(np.atleast_2d(coef).shape[1], known.size)
+        state.seed(_stacked(coef, intercept), np.asarray(n, np.float64))
+        model.classes_, model.state_, model.n_trained_ = known, state, n_trained
+        model.n_features_in_ = state.n_slots
+        return model
 
 
-def _with_intercept(rows: Any) -> sparse.csr_array:
-    """Append a last column of ones; a dense row keeps its zeros out."""
-    ones = np.ones((rows.shape[0], 1))
-    return sparse.csr_array(sparse.hstack([sparse.csr_array(rows), sparse.csr_array(ones)], format="csr"))
+class FTRLRegressor(OnlineRegressor):
+    """Linear regression learned online under half the squared error.
+
+    Parameters
+    ----------
+    alpha, beta, l1, l2, optimizer
+        As for `FTRLClassifier`.
+
+    Attributes
+    ----------
+    state_ : LinearState
+    n_trained_ : int
+        Rows learned.
+    """
+
+    def __init__(
+        self, alpha: float = 0.5, beta: float = 1.0, l1: float = 0.0, l2: float = 0.0, *, optimizer: str = "ftrl"
+    ) -> None:
+        self.alpha = alpha
+        self.beta = beta
+        self.l1 = l1
+        self.l2 = l2
+        self.optimizer = optimizer
+
+    def start(self, n_slots: int, n_classes: int = 2) -> LinearState:  # noqa: ARG002 - a number has no classes
+        """Return a new state under these hyper-parameters, for rows of `n_slots` features."""
+        return LinearState(n_slots, 1, _rule(self.optimizer), self.rates(), "identity")
+
+    @classmethod
+    def from_linear(
+        cls, coef: ArrayLike, intercept: ArrayLike, *, n: ArrayLike = 0.0, n_trained: int = 0, **parameters: Any
+    ) -> Self:
+        """Continue a linear regression that was trained elsewhere; see `FTRLClassifier.from_linear`."""
+        model = cls(**parameters)
+        state = model.start(np.atleast_2d(coef).shape[1])
+        state.seed(_stacked(coef, intercept), np.asarray(n, np.float64))
+        model.state_, model.n_trained_ = state, n_trained
+        model.n_features_in_ = state.n_slots
+        return model
+
+
+def _rule(optimizer: str) -> str:
+    if optimizer not in RULES:
+        raise InputError(f"expected an optimizer among {', '.join(RULES)}, found {optimizer!r}")
+    return optimizer
+
+
+def _stacked(coef: ArrayLike, intercept: ArrayLike) -> NDArray[np.float64]:
+    """Return weights of shape (n_features + 1, n_outputs), intercept last."""
+    weights, last = np.atleast_2d(np.asarray(coef, np.float64)), np.atleast_1d(np.asarray(intercept, np.float64))
+    if last.shape != (weights.shape[0],):
+        raise InputError(f"expected an intercept for each of {weights.shape[0]} outputs, found shape {last.shape}")
+    return np.column_stack([weights, last]).T

@@ -17,6 +17,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from ml_core.errors import InputError
 from ml_core.learners.rules import RULES, STATE_WIDTH, Rates, change, weigh
 
 LINKS = {"logistic": 0, "identity": 1, "softmax": 2}
@@ -77,21 +78,63 @@ class LinearState:
         """
         weights = np.ones(targets.size) if row_weights is None else row_weights
         scores = np.empty((targets.size, self.n_outputs))
+        before = self.memory.copy() if self.link == "identity" else self.memory
         _learn(*rows, targets, weights, self.memory, RULES[self.rule], self.rates, LINKS[self.link], scores)
+        # Probabilities are bounded and so are their gradients; a squared error has no such bound.
+        if self.link == "identity" and not (np.isfinite(scores).all() and np.isfinite(self.memory).all()):
+            self.memory = before
+            raise InputError(
+                f"learning diverged, and the batch was undone; lower alpha (now {self.rates[0]}) or scale the inputs"
+            )
         return scores if self.link == "softmax" else scores[:, 0]
 
     def score(self, rows: Csr) -> NDArray[np.float64]:
         """Return the score of each row, shaped as `learn` does; changes nothing."""
-        scores = _linked(LINKS[self.link], self.margins(rows))
+        scores: NDArray[np.float64] = _linked(LINKS[self.link], self.margins(rows))
         return scores if self.link == "softmax" else scores[:, 0]
 
     def margins(self, rows: Csr) -> NDArray[np.float64]:
         """Return the linear scores, shape (n_rows, n_outputs)."""
-        return _margins(*rows, self.weights())
+        margins: NDArray[np.float64] = _margins(*rows, self.weights())
+        return margins
 
     def weights(self) -> NDArray[np.float64]:
         """Return the weights the state stands for, shape (n_slots + 1, n_outputs), intercept last."""
-        return _weights(self.memory, RULES[self.rule], self.rates)
+        weights: NDArray[np.float64] = _weights(self.memory, RULES[self.rule], self.rates)
+        return weights
+
+    def seed(self, weights: NDArray[np.float64], n: NDArray[np.float64]) -> None:
+        """Start from `weights`, as if they had been learned under squared gradients `n`.
+
+        Parameters
+        ----------
+        weights : ndarray of float64, shape (n_slots + 1, n_outputs)
+            Intercept last.
+        n : ndarray of float64, scalar, shape (n_slots + 1,) or (n_outputs, n_slots + 1)
+            Non-negative; the rules ``adam`` and ``sgd`` have no use for it.
+
+        Raises
+        ------
+        InputError
+            A shape does not fit, a number is not finite, or neither beta, n nor l2 damps a coordinate, so that no
+            state of the rule ``ftrl`` stands for the weight.
+        """
+        if weights.shape != self.memory.shape[:2] or not np.isfinite(weights).all():
+            raise InputError(f"expected finite weights of shape {self.memory.shape[:2]}, found {weights.shape}")
+        seen = np.broadcast_to(n.T if n.ndim > 1 else n[..., None], weights.shape)
+        if not (np.isfinite(seen).all() and (seen >= 0).all()):
+            raise InputError("expected squared gradients n >= 0, found a negative one, NaN or infinity")
+        memory = np.zeros_like(self.memory)
+        memory[..., 0] = weights
+        if self.rule == "ftrl":
+            alpha, beta, l1, l2 = self.rates
+            damping = (beta + np.sqrt(seen)) / alpha + l2
+            if (damping[weights != 0] == 0).any():
+                raise InputError("expected beta, l2 or n above zero where a weight is to be held, found all zero")
+            memory[..., 0] = -weights * damping - np.sign(weights) * l1
+        if self.rule in {"ftrl", "adagrad"}:
+            memory[..., 1] = seen
+        self.memory = memory
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return the state as arrays; coordinates never touched are left out."""
@@ -131,8 +174,28 @@ def _link(link, margins, out):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
+def _gather(memory, k, slots, block):  # type: ignore[no-untyped-def]
+    """Copy the memories of output `k` at `slots`, and the intercept's after them, into `block`, a lane per part."""
+    for part in range(memory.shape[2]):
+        lane = block[part]
+        for j in range(slots.size):
+            lane[j] = memory[slots[j], k, part]
+        lane[slots.size] = memory[-1, k, part]
+
+
+@numba.njit(cache=True, nogil=True)
+def _add(memory, k, slots, block):  # type: ignore[no-untyped-def]
+    """Add `block` to the memories `_gather` took it from."""
+    for part in range(memory.shape[2]):
+        lane = block[part]
+        for j in range(slots.size):
+            memory[slots[j], k, part] += lane[j]
+        memory[-1, k, part] += lane[slots.size]
+
+
+@numba.njit(cache=True, nogil=True)
 def _learn(indptr, indices, values, targets, row_weights, memory, rule, rates, link, scores):  # type: ignore[no-untyped-def]  # noqa: PLR0913, PLR0917 - a kernel takes arrays
-    last, outputs, width = memory.shape[0] - 1, memory.shape[1], memory.shape[2]
+    outputs, width = memory.shape[1], memory.shape[2]
     longest = 1
     for row in range(targets.size):
         longest = max(longest, indptr[row + 1] - indptr[row] + 1)
@@ -140,31 +203,26 @@ def _learn(indptr, indices, values, targets, row_weights, memory, rule, rates, l
     weights = np.empty((outputs, longest))
     margins, gradients = np.empty(outputs), np.empty(longest)
     for row in range(targets.size):
-        start, size = indptr[row], indptr[row + 1] - indptr[row]
+        slots, x = indices[indptr[row] : indptr[row + 1]], values[indptr[row] : indptr[row + 1]]
         for k in range(outputs):
-            for j in range(size + 1):
-                slot = indices[start + j] if j < size else last
-                for part in range(width):
-                    block[k, part, j] = memory[slot, k, part]
-            weigh(rule, block[k], size + 1, rates, weights[k])
+            _gather(memory, k, slots, block[k])
+            w = weights[k]
+            weigh(rule, block[k], x.size + 1, rates, w)
             margin = 0.0
-            for j in range(size):
-                margin += weights[k, j] * values[start + j]
-            margins[k] = margin + weights[k, size]
+            for j in range(x.size):
+                margin += w[j] * x[j]
+            margins[k] = margin + w[x.size]
         _link(link, margins, scores[row])
         if row_weights[row] == 0.0:
             continue
         for k in range(outputs):
             target = (1.0 if targets[row] == k else 0.0) if link == _SOFTMAX else targets[row]
             slope = (scores[row, k] - target) * row_weights[row]
-            for j in range(size):
-                gradients[j] = slope * values[start + j]
-            gradients[size] = slope
-            change(rule, block[k], size + 1, rates, weights[k], gradients)
-            for j in range(size + 1):
-                slot = indices[start + j] if j < size else last
-                for part in range(width):
-                    memory[slot, k, part] += block[k, part, j]
+            for j in range(x.size):
+                gradients[j] = slope * x[j]
+            gradients[x.size] = slope
+            change(rule, block[k], x.size + 1, rates, weights[k], gradients)
+            _add(memory, k, slots, block[k])
 
 
 @numba.njit(cache=True, nogil=True)

@@ -1,54 +1,58 @@
 """The pipeline model: stages and a learner that are trained, saved, resumed and exported together.
 
 Its invariant: whatever way rows are batched, learning them in the same order gives the same bits, and a model that
-was saved and loaded continues as if it had never stopped. Prediction is pure.
+was saved and loaded continues as if it had never stopped. Prediction is pure. A refused batch changes nothing.
 """
 
-import hashlib
+import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import expit
 
 from ml_core.errors import InputError, ProjectError, StateError
-from ml_core.learners.ftrl import FTRLClassifier, learn_rows, margins, weights_of
-from ml_core.pipeline.export import GraphWriter
-from ml_core.pipeline.hashing import hash_strings
-from ml_core.pipeline.stages import Stage, build_stage
-from ml_core.project import PipelineSettings, nearest
-
-STATE_FORMAT = 1
-_ARRAYS, _DESCRIPTION = "state.npz", "state.json"
-
-Rows = pa.Table | pa.RecordBatch
+from ml_core.learners.linear import Csr
+from ml_core.pipeline.columns import Columns, Rows, hash_ahead, read_columns
+from ml_core.pipeline.estimator import build_estimator
+from ml_core.pipeline.export import write_learner
+from ml_core.pipeline.graph import GraphWriter
+from ml_core.pipeline.stages import build_stage
+from ml_core.pipeline.state import Arrays, digest_of, read_state, write_state
+from ml_core.project import PipelineSettings
 
 
 class PipelineModel:
-    """Feature transforms and an FTRL-proximal learner as one model of P(label = 1).
+    """Feature transforms and an online learner as one model.
 
     Build one with `PipelineModel.build`, or `load` a saved one.
 
     Attributes
     ----------
+    settings : PipelineSettings
+        The stages and the estimator it was built from.
     signature : mapping of str to str
         The raw columns in use, in the feature table's order, each ``string`` or ``float``.
     n_trained : int
         Rows learned since the model was new.
     """
 
-    def __init__(self, stages: tuple[Stage, ...], learner: FTRLClassifier, signature: Mapping[str, str]) -> None:
-        self.signature = dict(signature)
+    def __init__(self, settings: PipelineSettings, schema: Mapping[str, str]) -> None:
+        self._stages = tuple(build_stage(spec, schema) for spec in settings.stages)
+        used = {name for stage in self._stages for name in stage.inputs}
+        self.settings = settings
+        self.signature = {name: kind for name, kind in schema.items() if name in used}
         self.n_trained = 0
-        self._stages = stages
-        self._learner = learner
-        self._rates = (float(learner.alpha), float(learner.beta), float(learner.l1), float(learner.l2))
-        self._offsets = np.cumsum([0, *(stage.width for stage in stages)])
-        self._z, self._n = np.zeros(self._offsets[-1] + 1), np.zeros(self._offsets[-1] + 1)
+        self._hashed = {name for stage in self._stages if stage.hashes for name in stage.inputs}
+        self._slot_bounds = np.cumsum([0, *(stage.n_slots for stage in self._stages)]).tolist()
+        self._entry_bounds = np.cumsum([0, *(stage.n_entries for stage in self._stages)]).tolist()
+        if not self._entry_bounds[-1]:
+            raise ProjectError("pipeline.stages: none of them makes an entry of the row; add standardise or hash")
+        self._estimator, self._n_classes = build_estimator(settings.estimator)
+        self._state = self._estimator.start(self._slot_bounds[-1], self._n_classes)
 
     @classmethod
     def build(cls, settings: PipelineSettings, schema: Mapping[str, str]) -> Self:
@@ -66,10 +70,7 @@ class PipelineModel:
         ProjectError
             A stage, a key, a column or the estimator does not exist; the nearest valid name is given.
         """
-        stages = tuple(build_stage(spec, schema) for spec in settings.stages)
-        used = {name for stage in stages for name in stage.inputs}
-        signature = {name: kind for name, kind in schema.items() if name in used}
-        return cls(stages, _build_learner(settings.estimator), signature)
+        return cls(settings, schema)
 
     def learn(self, rows: Rows, labels: ArrayLike) -> NDArray[np.float64]:
         """Score each row, then learn it, in order.
@@ -77,62 +78,83 @@ class PipelineModel:
         Parameters
         ----------
         rows : pyarrow.Table or RecordBatch, n_rows rows
-            Holds at least the columns of `signature`.
+            Holds at least the columns of `signature`; no rows at all is fine and changes nothing.
         labels : array-like, shape (n_rows,)
-            0 or 1.
+            0 or 1; with more classes 0 .. n_classes - 1; for a regressor finite numbers.
 
         Returns
         -------
-        ndarray of float64, shape (n_rows,)
-            P(label = 1) of each row as the model saw it before it learned that row.
+        ndarray of float64, shape (n_rows,), with more classes (n_rows, n_classes)
+            The score of each row as the model gave it before it learned that row: what `predict` would have said.
 
         Raises
         ------
         InputError
-            A column is missing or of the wrong type, a number is infinite, or a label is not 0 or 1. The model is
+            A column is missing or of the wrong type, a number is infinite, or a label is not one. The model is
             unchanged.
         """
-        targets = np.asarray(labels, np.float64)
-        wrong = np.flatnonzero((targets != 0.0) & (targets != 1.0))
-        if targets.shape != (rows.num_rows,) or wrong.size:
-            found = f"row {wrong[0]} holds {targets[wrong[0]]}" if wrong.size else f"shape {targets.shape}"
-            raise InputError(f"expected {rows.num_rows} labels of 0 or 1, found: {found}")
-        columns = self._columns(rows)
-        scores = np.empty(rows.num_rows)
-        if rows.num_rows:
-            indptr, slots, values = self._entries(columns, learn=True)
-            learn_rows(indptr, slots, values, targets, np.ones_like(targets), self._z, self._n, self._rates, scores)
-            self.n_trained += rows.num_rows
-        return scores
+        return self._learn(*self._read(rows, labels))
+
+    def learn_batches(
+        self, batches: Iterable[Rows], label: str = "label"
+    ) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+        """Learn a stream of batches, reading, checking and hashing the next one while this one is learned.
+
+        The same bits as `learn` batch by batch; memory for two batches. A refused batch raises InputError when its
+        turn comes, with every batch before it learned.
+
+        Parameters
+        ----------
+        batches : iterable of pyarrow.Table or RecordBatch
+            Consumed from one other thread.
+        label : str
+            The column that holds the labels.
+
+        Yields
+        ------
+        labels, scores : ndarray of float64
+            Of each batch, in order.
+        """
+        source = iter(batches)
+
+        def read() -> tuple[Columns, NDArray[np.float64]] | None:
+            batch = next(source, None)
+            if batch is None:
+                return None
+            return self._read(batch, batch.column(label).to_numpy(zero_copy_only=False))
+
+        with ThreadPoolExecutor(1, thread_name_prefix="read-batches") as pool:
+            coming = pool.submit(read)
+            while (batch := coming.result()) is not None:
+                coming = pool.submit(read)
+                yield batch[1], self._learn(*batch)
+
+    def predict(self, rows: Rows) -> NDArray[np.float64]:
+        """Return the score of each row, shaped as `learn` does; raise InputError as it does."""
+        return self._state.score(self._entries(read_columns(rows, self.signature), rows.num_rows, learn=False))
 
     def predict_proba(self, rows: Rows) -> NDArray[np.float64]:
-        """Return P(label = 1) of each row, shape (n_rows,); raise InputError as `learn` does."""
-        columns = self._columns(rows)
-        if not rows.num_rows:
-            return np.empty(0)
-        return np.asarray(expit(margins(*self._entries(columns, learn=False), self._weights())))
+        """Return P(label = 1) of each row, shape (n_rows,); with more classes all of them, (n_rows, n_classes)."""
+        if not self._n_classes:
+            raise InputError(f"{type(self._estimator).__name__} predicts a number, not a probability: use predict")
+        return self.predict(rows)
 
     def to_onnx(self) -> bytes:
         """Return the model as a serialised ONNX graph; the same state gives the same bytes."""
         graph = GraphWriter(self.signature)
-        weights = self._weights()
         parts = [
-            stage.write(graph, weights[start:stop])
-            for stage, start, stop in zip(self._stages, self._offsets, self._offsets[1:], strict=False)
+            (part, start, stop)
+            for stage, start, stop in zip(self._stages, self._slot_bounds, self._slot_bounds[1:], strict=False)
+            for part in stage.write(graph)
         ]
-        return graph.finish([*parts, graph.constant(weights[-1:])])
+        return write_learner(graph, parts, self._state)
 
     def save(self, directory: Path) -> None:
-        """Write the whole trainer state into `directory`: arrays as npz, everything else as JSON; no pickle."""
-        arrays = self._arrays()
-        np.savez_compressed(directory / _ARRAYS, **arrays)  # type: ignore[arg-type]  # NumPy types savez's options first
-        description = self._description() | {"digest": _digest(arrays)}
-        (directory / _DESCRIPTION).write_text(
-            json.dumps(description, indent=2, sort_keys=True) + "\n", encoding="utf-8"
-        )
+        """Write the whole trainer state into `directory`: ``state.npz`` and ``state.json``."""
+        write_state(directory, self._description(), self._arrays())
 
     @classmethod
-    def load(cls, directory: Path, settings: PipelineSettings) -> Self:
+    def load(cls, directory: Path, settings: PipelineSettings | None = None) -> Self:
         """Read what `save` wrote.
 
         Raises
@@ -141,121 +163,96 @@ class PipelineModel:
             The state is damaged, of another format, or belongs to other stages or hyper-parameters than `settings`:
             continuing it would be a silent drift.
         """
+        description, arrays = read_state(directory)
         try:
-            description = json.loads((directory / _DESCRIPTION).read_text(encoding="utf-8"))
-            with np.load(directory / _ARRAYS, allow_pickle=False) as saved:
-                arrays = {name: saved[name] for name in saved.files}
-        except (OSError, ValueError) as error:
-            raise StateError(f"{directory}: expected a saved trainer state, found {error}") from error
-        if description.get("format") != STATE_FORMAT:
-            raise StateError(f"{directory}: expected state format {STATE_FORMAT}, found {description.get('format')!r}")
-        if _digest(arrays) != description.get("digest"):
-            raise StateError(
-                f"{directory}: the arrays do not match the digest saved with them; fetch the version again"
-            )
-        model = cls.build(settings, description["signature"])
-        expected = model._description()["pipeline"]  # noqa: SLF001 - its own class
-        if description["pipeline"] != expected:
-            raise StateError(
-                f"{directory}: saved under {description['pipeline']}, but the flow now says {expected};"
-                " run a full training to change the pipeline"
-            )
-        model._restore(arrays, description["n_trained"])  # noqa: SLF001 - its own class
+            saved = PipelineSettings.model_validate(description["settings"])
+            model = cls(saved if settings is None else settings, description["signature"])
+            expected = model._description()
+            if description["pipeline"] != expected["pipeline"]:
+                raise StateError(
+                    f"{directory}: saved under {description['pipeline']}, but the flow now says"
+                    f" {expected['pipeline']}; run a full training to change the pipeline"
+                )
+            model._restore(arrays, int(description["n_trained"]))
+        except (KeyError, TypeError, ValueError, IndexError, ProjectError) as error:
+            raise StateError(f"{directory}: the state does not fit the pipeline: {error}; train in full") from error
         return model
 
     def state_digest(self) -> str:
         """Return a sha256 over the whole state: equal exactly when two models are the same, bit for bit."""
-        described = json.dumps(self._description(), sort_keys=True)
-        return hashlib.sha256((described + _digest(self._arrays())).encode()).hexdigest()
+        return digest_of(self._description(), self._arrays())
 
-    def _weights(self) -> NDArray[np.float64]:
-        return weights_of(self._z, self._n, self._rates)
+    def _read(self, rows: Rows, labels: ArrayLike) -> tuple[Columns, NDArray[np.float64]]:
+        """Check a batch and read its columns; changes nothing, so it may run ahead of learning."""
+        targets = self._targets(labels, rows.num_rows)
+        columns = read_columns(rows, self.signature)
+        hash_ahead(columns, self._hashed)
+        return columns, targets
 
-    def _columns(self, rows: Rows) -> dict[str, NDArray[Any]]:
-        """Read the raw columns: strings as hashes, numbers as float64 by way of float32."""
-        columns: dict[str, NDArray[Any]] = {}
-        for name, kind in self.signature.items():
-            if name not in rows.schema.names:
-                raise InputError(f"expected a column {name!r} ({kind}), found none: {nearest(name, rows.schema.names)}")
-            column = rows.column(name)
-            array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-            if kind == "string":
-                if not (pa.types.is_string(array.type) or pa.types.is_large_string(array.type)):
-                    raise InputError(f"expected strings in column {name!r}, found {array.type}")
-                columns[name] = hash_strings(array)
-            else:
-                if not (pa.types.is_floating(array.type) or pa.types.is_integer(array.type)):
-                    raise InputError(f"expected numbers in column {name!r}, found {array.type}")
-                numbers = array.cast(pa.float32(), safe=False).to_numpy(zero_copy_only=False)
-                if np.isinf(numbers).any():
-                    raise InputError(f"column {name!r}: row {np.flatnonzero(np.isinf(numbers))[0]} is infinite")
-                columns[name] = numbers.astype(np.float64)
-        return columns
+    def _learn(self, columns: Columns, targets: NDArray[np.float64]) -> NDArray[np.float64]:
+        # only squared errors can diverge, after the stages have taken the batch in
+        before = [] if self._n_classes else [stage.state() for stage in self._stages]
+        try:
+            scores = self._state.learn(self._entries(columns, targets.size, learn=True), targets)
+        except InputError:
+            for stage, state in zip(self._stages, before, strict=True):
+                stage.restore(state)
+            raise
+        self.n_trained += targets.size
+        return scores
 
-    def _entries(
-        self, columns: Mapping[str, NDArray[Any]], *, learn: bool
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-        """Return the rows as CSR arrays; the last entry of each row is the intercept."""
-        made = [stage.transform(columns, learn=learn) for stage in self._stages]
-        rows = made[0][0].shape[0]
-        slots = [part + offset for (part, _), offset in zip(made, self._offsets, strict=False)]
-        slots.append(np.full((rows, 1), self._offsets[-1]))
-        values = [part for _, part in made] + [np.ones((rows, 1))]
-        joined = np.concatenate(slots, axis=1)
-        indptr = np.arange(0, joined.size + 1, joined.shape[1])
-        return indptr, joined.ravel(), np.concatenate(values, axis=1).ravel()
+    def _targets(self, labels: ArrayLike, rows: int) -> NDArray[np.float64]:
+        targets = np.asarray(labels, np.float64)
+        if targets.shape != (rows,):
+            raise InputError(f"expected a label for each of {rows} rows, found shape {targets.shape}")
+        valid = np.isfinite(targets)
+        if self._n_classes:
+            valid &= (targets == np.floor(targets)) & (targets >= 0) & (targets < self._n_classes)
+        if not valid.all():
+            wanted = f"0 .. {self._n_classes - 1}" if self._n_classes else "finite numbers"
+            row = np.flatnonzero(~valid)[0]
+            raise InputError(f"expected labels of {wanted}, found {targets[row]} in row {row}")
+        return targets
 
-    def _arrays(self) -> dict[str, NDArray[Any]]:
-        """Return the state's arrays; only coordinates that were ever touched are kept."""
-        touched = np.flatnonzero(self._n)
-        arrays = {"slots": touched, "z": self._z[touched], "n": self._n[touched]}
+    def _entries(self, columns: Columns, rows: int, *, learn: bool) -> Csr:
+        """Return the rows as CSR arrays; the state adds the intercept."""
+        slots = np.empty((rows, self._entry_bounds[-1]), np.int64)
+        values = np.ones(slots.shape)
+        for position, stage in enumerate(self._stages):
+            first, last = self._entry_bounds[position : position + 2]
+            stage.transform(columns, slots[:, first:last], values[:, first:last], learn=learn)
+            slots[:, first:last] += self._slot_bounds[position]
+        return np.arange(0, slots.size + 1, slots.shape[1]), slots.ravel(), values.ravel()
+
+    def _arrays(self) -> Arrays:
+        arrays = {f"learner_{name}": values for name, values in self._state.arrays().items()}
         for position, stage in enumerate(self._stages):
             arrays |= {f"stage{position}_{name}": values for name, values in stage.state().items()}
         return arrays
 
-    def _restore(self, arrays: Mapping[str, NDArray[Any]], n_trained: int) -> None:
-        self.n_trained = n_trained
-        self._z[arrays["slots"]] = arrays["z"]
-        self._n[arrays["slots"]] = arrays["n"]
+    def _restore(self, arrays: Arrays, n_trained: int) -> None:
+        self._state.restore(_under("learner_", arrays))
         for position, stage in enumerate(self._stages):
-            prefix = f"stage{position}_"
-            stage.restore({name.removeprefix(prefix): arrays[name] for name in arrays if name.startswith(prefix)})
+            stage.restore(_under(f"stage{position}_", arrays))
+        self.n_trained = n_trained
 
     def _description(self) -> dict[str, Any]:
-        stages = [{"stage": stage.kind} | _plain(stage) for stage in self._stages]
-        return {
-            "format": STATE_FORMAT,
+        """Return everything about the model but its arrays, as JSON would give it back."""
+        stages = [
+            {"stage": stage.kind}
+            | {key.name: getattr(stage, key.name) for key in dataclasses.fields(stage) if key.init}  # type: ignore[arg-type]  # all are dataclasses
+            for stage in self._stages
+        ]
+        estimator = {"name": type(self._estimator).__name__, "n_classes": self._n_classes}
+        description = {
+            "settings": self.settings.model_dump(mode="json"),
             "signature": self.signature,
             "n_trained": self.n_trained,
-            "pipeline": {"stages": stages, "estimator": {"name": "FTRLClassifier"} | self._learner.get_params()},
+            "pipeline": {"stages": stages, "estimator": estimator | self._estimator.get_params()},
         }
+        plain: dict[str, Any] = json.loads(json.dumps(description))
+        return plain
 
 
-def _build_learner(spec: Mapping[str, Any]) -> FTRLClassifier:
-    settings = dict(spec)
-    name = settings.pop("name", None)
-    if name != FTRLClassifier.__name__:
-        raise ProjectError(
-            f"pipeline.estimator: no estimator {name!r}: {nearest(str(name), [FTRLClassifier.__name__])}"
-        )
-    valid = FTRLClassifier().get_params()
-    for key in settings:
-        if key not in valid:
-            raise ProjectError(f"pipeline.estimator: {name} has no parameter {key!r}: {nearest(key, valid)}")
-    return FTRLClassifier(**settings)
-
-
-def _plain(stage: Stage) -> dict[str, Any]:
-    """Return a stage's configuration as JSON would give it back."""
-    configuration = {name: getattr(stage, name) for name in stage.__dataclass_fields__}  # type: ignore[attr-defined]
-    plain: dict[str, Any] = json.loads(json.dumps(configuration))
-    return plain
-
-
-def _digest(arrays: Mapping[str, NDArray[Any]]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
-        digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
+def _under(prefix: str, arrays: Arrays) -> Arrays:
+    return {name.removeprefix(prefix): values for name, values in arrays.items() if name.startswith(prefix)}

@@ -1,0 +1,113 @@
+"""Raw columns as the stages see them: checked, and read once per batch.
+
+The invariant: a batch that passes here can be learned. Strings are `Text`, with a missing one read as ""; numbers are
+float64 by way of float32 (the contract of the feature table and of the exported graph), with a missing one as NaN.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from ml_core.errors import InputError
+from ml_core.pipeline.hashing import hash_strings
+from ml_core.project import nearest
+
+Rows: TypeAlias = pa.Table | pa.RecordBatch
+
+
+@dataclass(frozen=True)
+class Text:
+    """A column of strings; each of its two forms is made when first asked for.
+
+    Parameters
+    ----------
+    array : pyarrow.LargeStringArray or DictionaryArray of them
+        Without nulls.
+    """
+
+    array: Any
+
+    @cached_property
+    def hashes(self) -> NDArray[np.int64]:
+        """The 32-bit hash of each row's string, shape (n_rows,)."""
+        if isinstance(self.array, pa.DictionaryArray):
+            return hash_strings(self.array.dictionary)[self.codes]
+        return hash_strings(self.array)
+
+    @cached_property
+    def codes(self) -> NDArray[np.int64]:
+        """For each row, the position of its string in `distinct`, shape (n_rows,)."""
+        return np.asarray(self._encoded.indices.to_numpy(zero_copy_only=False), np.int64)
+
+    @cached_property
+    def distinct(self) -> list[str]:
+        """The strings that occur, in no particular order; a dictionary may hold more than occur."""
+        return list(self._encoded.dictionary.to_pylist())
+
+    @cached_property
+    def _encoded(self) -> Any:
+        return self.array if isinstance(self.array, pa.DictionaryArray) else self.array.dictionary_encode()
+
+
+Columns = dict[str, Any]
+"""A column's `Text`, or its float64 numbers of shape (n_rows,); a stage may replace what later stages see."""
+
+
+def read_columns(rows: Rows, signature: Mapping[str, str]) -> Columns:
+    """Read and check the columns of `signature`.
+
+    Raises
+    ------
+    InputError
+        A column is missing or of the wrong type, or a number is infinite.
+    """
+    columns: Columns = {}
+    for name, kind in signature.items():
+        if rows.schema.names.count(name) != 1:
+            found = rows.schema.names.count(name) or f"none: {nearest(name, rows.schema.names)}"
+            raise InputError(f"expected one column {name!r} ({kind}), found {found}")
+        column = rows.column(name)
+        array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+        columns[name] = _text(name, array) if kind == "string" else _numbers(name, array)
+    return columns
+
+
+def hash_ahead(columns: Columns, names: Iterable[str]) -> None:
+    """Make the hashes of string columns now, in the thread that read them, rather than when a stage asks."""
+    for name in names:
+        columns[name].hashes  # noqa: B018 - asking makes them
+
+
+def _text(name: str, array: Any) -> Text:
+    if isinstance(array, pa.ChunkedArray):
+        array = pa.concat_arrays(array.chunks)
+    plain = array.type.value_type if pa.types.is_dictionary(array.type) else array.type
+    if pa.types.is_null(array.type):
+        plain = pa.large_string()
+        array = array.cast(plain)
+    if not (pa.types.is_string(plain) or pa.types.is_large_string(plain) or pa.types.is_string_view(plain)):
+        raise InputError(f"expected strings in column {name!r}, found {array.type}")
+    if pa.types.is_dictionary(array.type) and not array.null_count and not array.dictionary.null_count:
+        return Text(pa.DictionaryArray.from_arrays(array.indices, array.dictionary.cast(pa.large_string())))
+    strings = array.cast(pa.large_string())
+    return Text(pc.fill_null(strings, "") if strings.null_count else strings)
+
+
+def _numbers(name: str, array: Any) -> NDArray[np.float64]:
+    if pa.types.is_boolean(array.type):
+        array = array.cast(pa.int8())
+    if not (pa.types.is_floating(array.type) or pa.types.is_integer(array.type) or pa.types.is_null(array.type)):
+        raise InputError(f"expected numbers in column {name!r}, found {array.type}")
+    numbers = array.cast(pa.float32(), safe=False).to_numpy(zero_copy_only=False)
+    if np.isinf(numbers).any():
+        raise InputError(
+            f"expected finite numbers (or NaN for a missing one) in column {name!r}, found"
+            f" {numbers[np.isinf(numbers)][0]} in row {np.flatnonzero(np.isinf(numbers))[0]}"
+        )
+    return np.asarray(numbers, np.float64)
