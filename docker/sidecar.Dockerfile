@@ -17,14 +17,18 @@ COPY --from=packages /opt/venv /opt/venv
 COPY --from=packages /opt/modelflow /opt/modelflow
 RUN install --directory --owner 10001 --group 10001 /cache
 WORKDIR /opt/modelflow
+# every option of the sidecar is MODELFLOW_SERVE_<OPTION> in the environment; MLFLOW_TRACKING_URI names the registry
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
-    TMPDIR=/cache
+    TMPDIR=/cache \
+    MODELFLOW_SERVE_HOST=0.0.0.0 \
+    MODELFLOW_SERVE_PORT=8080 \
+    MODELFLOW_SERVE_CACHE=/cache/last-good
 USER 10001:10001
 VOLUME ["/cache"]
 EXPOSE 8080
 HEALTHCHECK --interval=10s --timeout=3s --start-period=20s \
     CMD ["python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:8080/v2/health/live', timeout=2)"]
-ENTRYPOINT ["python", "-m", "serving", "--host", "0.0.0.0", "--port", "8080", "--cache", "/cache/last-good"]
-CMD ["models:/flight_delays/Production", "--tracking-uri", "http://mlflow:5000"]
+ENTRYPOINT ["python", "-m", "serving"]
+CMD ["models:/flight_delays/Production"]

@@ -1,5 +1,6 @@
 """The image definitions: linted, and complete without an engine at hand."""
 
+import os
 import shutil
 import signal
 import subprocess
@@ -33,9 +34,14 @@ def test_the_sidecar_starts_with_nothing_but_its_own_lock(
         shutil.copytree(ROOT / room, tmp_path / room, ignore=shutil.ignore_patterns("__pycache__"))
     subprocess.run([python, "-c", "import serving"], cwd=tmp_path, check=True, timeout=60)
     address = f"http://127.0.0.1:{free_port}"
-    command = [python, "-m", "serving", "--port", str(free_port), "--cache", tmp_path / "cache"]
-    nowhere = ["models:/none/Production", "--tracking-uri", "http://127.0.0.1:9"]
-    with subprocess.Popen([*command, *nowhere], cwd=tmp_path) as sidecar:
+    environment = {
+        **os.environ,
+        "MODELFLOW_SERVE_PORT": str(free_port),
+        "MODELFLOW_SERVE_CACHE": str(tmp_path / "cache"),
+        "MLFLOW_TRACKING_URI": "http://127.0.0.1:9",  # nothing answers there
+    }
+    command = [python, "-m", "serving", "models:/none/Production"]
+    with subprocess.Popen(command, cwd=tmp_path, env=environment) as sidecar:
         try:
             assert status_of(f"{address}/v2/health/live") == 200
             assert status_of(f"{address}/v2/health/ready") == 503
