@@ -16,13 +16,12 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from ml_core.learners import FTRLClassifier
+from ml_core.pipeline.estimator import ESTIMATORS
 from ml_core.pipeline.stages import STAGES
 from ml_core.project import tables as project_tables
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "project.md"
 BEGIN, END = "<!-- written by `make reference` -->\n", "<!-- end of what `make reference` writes -->\n"
-ESTIMATORS = (FTRLClassifier,)
 WORDS = {
     str: "text", Path: "path", date: "date", timedelta: "duration", int: "whole number", float: "number",
     bool: "true or false", Any: "value",
@@ -59,15 +58,15 @@ def stages() -> Iterator[str]:
     yield '\n## Stages\n\nEach is a table in `pipeline.stages`: `{ stage = "<name>", ... }`.'
     for name, stage in STAGES.items():
         yield f"\n### `{name}`\n\n{first_line(stage)} Takes {stage.takes} columns.\n"
-        settings = dataclasses.fields(stage)  # type: ignore[arg-type]  # every stage is a dataclass
-        yield from rows((field.name, kind_of(field.type), written(field.default), "") for field in settings)
+        settings = [field for field in dataclasses.fields(stage) if field.init]  # type: ignore[arg-type]  # all are dataclasses
+        yield from rows((field.name, kind_of(field.type), written(default_in(field)), "") for field in settings)
 
 
 def estimators() -> Iterator[str]:
     """Describe every estimator and its hyper-parameters."""
     yield '\n## Estimators\n\nOne is the table `pipeline.estimator`: `{ name = "<name>", ... }`.'
-    for estimator in ESTIMATORS:
-        yield f"\n### `{estimator.__name__}`\n\n{first_line(estimator)}\n"
+    for name, estimator in ESTIMATORS.items():
+        yield f"\n### `{name}`\n\n{first_line(estimator)}\n"
         settings = inspect.signature(estimator).parameters.values()
         yield from rows((each.name, kind_of(each.annotation), written(each.default), "") for each in settings)
 
@@ -113,6 +112,11 @@ def default_of(field: FieldInfo) -> str:
     return "required" if field.is_required() else written(field.default)
 
 
+def default_in(field: dataclasses.Field[Any]) -> object:
+    """Return a dataclass field's default, made where it is made for each instance."""
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
 def written(value: object) -> str:
     """Write a default as it would stand in the file."""
     if value is dataclasses.MISSING or value is inspect.Parameter.empty:
@@ -121,6 +125,8 @@ def written(value: object) -> str:
         return f'`"{value.days} days"`'
     if value is None or value in ((), ""):
         return "none"
+    if isinstance(value, bool):
+        return f"`{value}`".lower()
     return f'`"{value}"`' if isinstance(value, str) else f"`{value}`"
 
 
