@@ -174,7 +174,7 @@ def _link(link, margins, out):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
-def _gather(memory, k, slots, block):  # type: ignore[no-untyped-def]
+def gather(memory, k, slots, block):  # type: ignore[no-untyped-def]
     """Copy the memories of output `k` at `slots`, and the intercept's after them, into `block`, a lane per part."""
     for part in range(memory.shape[2]):
         lane = block[part]
@@ -184,8 +184,8 @@ def _gather(memory, k, slots, block):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
-def _add(memory, k, slots, block):  # type: ignore[no-untyped-def]
-    """Add `block` to the memories `_gather` took it from."""
+def add(memory, k, slots, block):  # type: ignore[no-untyped-def]
+    """Add `block` to the memories `gather` took it from."""
     for part in range(memory.shape[2]):
         lane = block[part]
         for j in range(slots.size):
@@ -205,7 +205,7 @@ def _learn(indptr, indices, values, targets, row_weights, memory, rule, rates, l
     for row in range(targets.size):
         slots, x = indices[indptr[row] : indptr[row + 1]], values[indptr[row] : indptr[row + 1]]
         for k in range(outputs):
-            _gather(memory, k, slots, block[k])
+            gather(memory, k, slots, block[k])
             w = weights[k]
             weigh(rule, block[k], x.size + 1, rates, w)
             margin = 0.0
@@ -222,7 +222,7 @@ def _learn(indptr, indices, values, targets, row_weights, memory, rule, rates, l
                 gradients[j] = slope * x[j]
             gradients[x.size] = slope
             change(rule, block[k], x.size + 1, rates, weights[k], gradients)
-            _add(memory, k, slots, block[k])
+            add(memory, k, slots, block[k])
 
 
 @numba.njit(cache=True, nogil=True)

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from ml_core.errors import InputError, ProjectError
-from ml_core.learners import FTRLClassifier, FTRLRegressor
+from ml_core.learners import FMClassifier, FTRLClassifier, FTRLRegressor
 from ml_core.learners.estimators import OnlineEstimator
 from ml_core.project import nearest
 
 ESTIMATORS: Mapping[str, type[OnlineEstimator]] = {
-    estimator.__name__: estimator for estimator in (FTRLClassifier, FTRLRegressor)
+    estimator.__name__: estimator for estimator in (FTRLClassifier, FTRLRegressor, FMClassifier)
 }
 
 

@@ -4,38 +4,75 @@ Each learner's formula is written once more here, as ONNX nodes in double; the t
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ml_core.errors import ExportError
+from ml_core.learners.fm import FMState
 from ml_core.learners.linear import LinearState
-from ml_core.pipeline.graph import GraphWriter, Part, Picked
+from ml_core.pipeline.graph import Dense, GraphWriter, Part, Picked
+
+Parts = Sequence[tuple[Part, int, int]]
+"""What the stages wrote, each with the range of slots it speaks of."""
 
 
-def write_learner(graph: GraphWriter, parts: Sequence[tuple[Part, int, int]], state: LinearState) -> bytes:
+def write_learner(graph: GraphWriter, parts: Parts, state: Any) -> bytes:
     """Finish `graph` with the learner's part of it.
 
-    Parameters
-    ----------
-    parts : sequence of (part, start, stop)
-        What the stages wrote, and the range of slots it speaks of.
-    state : LinearState
+    Raises
+    ------
+    ExportError
+        No formula is written here for this kind of state.
     """
-    weights = state.weights()
-    margin = graph.constant(weights[-1])
-    for part, start, stop in parts:
-        margin = graph.add("Add", margin, weighed(graph, part, weights[start:stop]))
+    if isinstance(state, FMState):
+        margin = graph.add("Add", _linear(graph, parts, state.linear), _pairs(graph, parts, state))
+        return graph.finish(graph.add("Sigmoid", margin))
+    if not isinstance(state, LinearState):
+        raise ExportError(f"expected a linear learner or a factorization machine, found {type(state).__name__}")
+    margin = _linear(graph, parts, state)
     if state.link == "softmax":
         return graph.finish(graph.add("Softmax", margin, axis=-1), width=state.n_outputs)
     return graph.finish(graph.add("Sigmoid", margin) if state.link == "logistic" else margin)
 
 
-def weighed(graph: GraphWriter, part: Part, weights: NDArray[np.float64]) -> str:
-    """Return the sum over entries of value times weight row: shape [n], or [n, width] for several outputs."""
+def _linear(graph: GraphWriter, parts: Parts, state: LinearState) -> str:
+    weights = state.weights()
+    margin = graph.constant(weights[-1])
+    for part, start, stop in parts:
+        margin = graph.add("Add", margin, _weighed(graph, part, weights[start:stop]))
+    return margin
+
+
+def _pairs(graph: GraphWriter, parts: Parts, state: FMState) -> str:
+    """Return half the sum over factors of (sum of v x)² - sum of (v x)², shape [n]."""
+    factors = np.ascontiguousarray(state.factors[:, :, 0])
+    squared = (factors**2).sum(axis=1, keepdims=True)
+    sums, squares = [], []
+    for part, start, stop in parts:
+        sums.append(_weighed(graph, part, factors[start:stop]))
+        if isinstance(part, Dense):
+            part = Dense(graph.add("Mul", part.values, part.values))  # noqa: PLW2901 - x² in place of x
+        squares.append(_weighed(graph, part, squared[start:stop]))
+    total = _added(graph, sums)
+    last = graph.constant(np.array([-1], np.int64))
+    pairs = graph.add("ReduceSum", graph.add("Mul", total, total), last, keepdims=0)
+    return graph.add("Mul", graph.add("Sub", pairs, _added(graph, squares)), graph.constant(np.float64(0.5)))
+
+
+def _weighed(graph: GraphWriter, part: Part, weights: NDArray[np.float64]) -> str:
+    """Return the sum over entries of value times weight row: shape [n], or [n, width] where there are several."""
     single = weights.shape[1] == 1
     if isinstance(part, Picked):
-        table = graph.table(weights[:, 0] if single else weights)
-        return graph.summed(graph.add("Gather", table, part.slots))
+        return graph.summed(graph.add("Gather", graph.table(weights[:, 0] if single else weights), part.slots))
     if single:
         return graph.summed(graph.add("Mul", part.values, graph.constant(weights)))
     return graph.add("MatMul", graph.add("Transpose", part.values), graph.constant(weights))
+
+
+def _added(graph: GraphWriter, tensors: Sequence[str]) -> str:
+    total = tensors[0]
+    for tensor in tensors[1:]:
+        total = graph.add("Add", total, tensor)
+    return total

@@ -23,6 +23,7 @@ ESTIMATORS = (
     {"name": "FTRLClassifier", "alpha": 0.1, "optimizer": "adagrad"},
     {"name": "FTRLClassifier", "alpha": 0.3, "n_classes": 3},
     {"name": "FTRLRegressor", "alpha": 0.1},
+    {"name": "FMClassifier", "n_factors": 4, "factor_init": 0.3},
 )
 
 
