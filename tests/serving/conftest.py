@@ -165,6 +165,12 @@ def make_graph() -> Callable[..., bytes]:
 
 
 @pytest.fixture(scope="session")
+def write_small_package() -> Callable[..., str]:
+    """Return `small_package`."""
+    return small_package
+
+
+@pytest.fixture(scope="session")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Return version 7's package, verified."""
     directory = tmp_path_factory.mktemp("packages") / "7"
@@ -352,6 +358,8 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Return the address of a real MLflow server."""
     home, port = tmp_path_factory.mktemp("mlflow"), free_port_now()
     store = ("--backend-store-uri", f"sqlite:///{home}/mlflow.db", "--artifacts-destination", str(home / "artifacts"))
+    # under the platform's guard, so that it ends with the tests however they end
+    guard = (sys.executable, "-m", "orchestration.guard", str(os.getpid()), "--")
     command = (sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1")
     environment = {
         **os.environ,
@@ -361,7 +369,7 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     }
     with (home / "server.log").open("wb") as log:
         process = subprocess.Popen(
-            [*command, *store], cwd=home, stdout=log, stderr=log, env=environment, start_new_session=True
+            [*guard, *command, *store], cwd=home, stdout=log, stderr=log, env=environment, start_new_session=True
         )
     deadline = time.monotonic() + 90
     try:
@@ -371,12 +379,8 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             time.sleep(0.1)
         yield f"http://127.0.0.1:{port}"
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait(10)
+        process.terminate()
+        process.wait(20)
 
 
 def _healthy(port: int) -> bool:

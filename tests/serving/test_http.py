@@ -1,0 +1,438 @@
+"""The sidecar's answers: protocols, limits, and a client's mistakes, none of which is ever a 5xx."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ml_core import errors
+from serving import wire
+from serving.follower import Follower
+from serving.http import Sidecar
+from serving.settings import Limits
+
+ROW: dict[str, Any] = {"carrier": "UA", "origin": "EWR", "delay": 12.5, "hour": 7}
+OTHER: dict[str, Any] = {"carrier": None, "origin": "JFK", "delay": None, "hour": 8}
+
+Answer = tuple[int, dict[str, str], Any]
+Ask = Callable[..., Answer]
+
+
+def ask_application(application: Sidecar, path: str, body: Any = None, **options: Any) -> Answer:
+    """Send one request through the application, as a server would."""
+    content = body if isinstance(body, bytes) else json.dumps(body).encode() if body is not None else b""
+    method = options.get("method", "POST" if body is not None else "GET")
+    headers = options.get("headers", {"content-type": "application/json", "content-length": str(len(content))})
+    chunks = options.get("chunks", [content])
+    sent: list[dict[str, Any]] = []
+
+    async def arriving() -> AsyncIterator[dict[str, Any]]:
+        for index, chunk in enumerate(chunks):
+            yield {"type": "http.request", "body": chunk, "more_body": index + 1 < len(chunks)}
+        await asyncio.sleep(60)
+
+    async def run() -> None:
+        messages = arriving()
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        scope = {
+            "type": "http",
+            "method": method,
+            "path": path,
+            "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+        }
+        await application(scope, messages.__anext__, send)  # type: ignore[arg-type]  # a coroutine function, too
+        await messages.aclose()
+
+    asyncio.run(run())
+    start, end = sent
+    told = {name.decode(): value.decode() for name, value in start["headers"]}
+    assert told["content-length"] == str(len(end["body"]))
+    read = json.loads(end["body"]) if told["content-type"] == "application/json" else end["body"].decode()
+    return start["status"], told, read
+
+
+@pytest.fixture
+def follower(registry: Any) -> Follower:
+    registry.add(7)
+    registry.promote(7)
+    from ml_core.flow.read import ModelAddress
+
+    follower = Follower(ModelAddress.parse("models:/f/Production"), "folder", registry=registry)
+    follower.load_first()
+    return follower
+
+
+@pytest.fixture
+def ask(follower: Follower) -> Ask:
+    application = Sidecar(follower)
+    return lambda *arguments, **options: ask_application(application, *arguments, **options)
+
+
+def scores_of(follower: Follower, *rows: dict[str, Any]) -> list[float]:
+    assert follower.current is not None
+    return [float(score) for score in follower.current.score(follower.current.rows.records(rows))]
+
+
+# ---- MLflow's scoring protocol
+
+
+def bodies(*rows: dict[str, Any]) -> dict[str, Any]:
+    names = list(reversed(ROW))
+    columns = {name: [row[name] for row in rows] for name in names}
+    return {
+        "dataframe_split": {"columns": names, "index": [5] * len(rows), "data": [[r[n] for n in names] for r in rows]},
+        "dataframe_records": list(rows),
+        "instances": list(rows),
+        "inputs": columns,
+    }
+
+
+@pytest.mark.parametrize("shape", list(bodies()))
+@pytest.mark.parametrize("rows", [[ROW], [ROW, OTHER], [OTHER] * 50])
+def test_every_shape_of_mlflows_bodies_gets_the_same_scores(
+    ask: Ask, follower: Follower, shape: str, rows: list[dict[str, Any]]
+) -> None:
+    """Clients of `mlflow models serve` choose among four shapes and expect one answer."""
+    status, headers, answer = ask("/invocations", {shape: bodies(*rows)[shape]})
+    assert (status, headers["x-model-version"]) == (200, "7")
+    assert answer == {"predictions": scores_of(follower, *rows)}
+
+
+def test_one_row_may_come_as_inputs_without_lists(ask: Ask, follower: Follower) -> None:
+    """MLflow takes a single row as plain values."""
+    assert ask("/invocations", {"inputs": ROW})[2]["predictions"] == scores_of(follower, ROW)
+
+
+def test_no_rows_get_no_scores(ask: Ask) -> None:
+    """An empty batch at the end of a loop is no mistake."""
+    for body in ({"dataframe_records": []}, {"dataframe_split": {"columns": list(ROW), "data": []}}):
+        assert ask("/invocations", body)[::2] == (200, {"predictions": []})
+
+
+def test_nan_as_python_writes_it_is_a_missing_number(ask: Ask, follower: Follower) -> None:
+    """MLflow's own client sends NaN literals, which JSON does not have."""
+    body = json.dumps({"dataframe_records": [{**ROW, "delay": float("nan")}]}).encode()
+    assert b"NaN" in body
+    assert ask("/invocations", body)[2]["predictions"] == scores_of(follower, {**ROW, "delay": None})
+
+
+def split(**changes: Any) -> dict[str, Any]:
+    row = {**ROW, **changes}
+    return {"dataframe_split": {"columns": list(row), "data": [list(ROW.values()), list(row.values())]}}
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (b"", "expected JSON"),
+        (b"{", "expected JSON"),
+        (b'{"inputs": "\xff"}', "expected JSON"),
+        (b'{"inputs": ["\\ud800"]}', "expected JSON"),
+        (b'{"inputs": {"carrier": "\\ud800", "delay": NaN}}', "expected JSON"),
+        (b"[" * 100_000, "expected JSON"),
+        (b'{"inputs": NaN, "x":' + b"[" * 100_000, "expected JSON"),
+        (b'{"inputs": {"delay": Infinity}}', "finite numbers"),
+        (b"[1]", "expected a JSON object, found a list"),
+        (b"NaN", "expected a JSON object, found null"),
+        ({}, "exactly one of"),
+        ({"inputs": ROW, "instances": [ROW]}, "found inputs and instances"),
+        ({"instances": [[1, 2]]}, "list of objects"),
+        ({"dataframe_records": ROW}, "list of objects"),
+        ({"inputs": {**ROW, "delay": [1]}}, "expected a list of values"),
+        ({"dataframe_split": [1]}, "lists `columns` and `data`"),
+        ({"dataframe_split": {"columns": list(ROW), "data": [7]}}, "row 0: expected a list of values, found a number"),
+        ({"dataframe_split": {"columns": [["a"]], "data": [[1]]}}, "to be strings"),
+        (split(delay="12.5"), "row 1, column 'delay': expected a number or null, found str '12.5'"),
+        (split(carrier=7), "row 1, column 'carrier': expected a string"),
+        (split(delay=True), "row 1, column 'delay': expected a number or null, found True"),
+        (split(delay=2**60), "send identifiers as strings"),
+        (split(delay=1e300), "float32"),
+        ({"dataframe_records": [ROW, {"carrier": "UA"}]}, "row 1, column 'origin': expected, found missing"),
+    ],
+)
+def test_a_clients_mistake_is_a_400_that_names_it(ask: Ask, body: Any, told: str) -> None:
+    """A caller has to learn from the answer what to change; our log is out of its reach."""
+    status, _, answer = ask("/invocations", body)
+    assert (status, answer["error_code"]) == (400, "BAD_REQUEST")
+    assert told in answer["message"]
+    assert len(answer["message"]) <= 500
+
+
+def test_the_place_of_a_mistake_is_told_in_fields_too(ask: Ask) -> None:
+    """A program that repairs batches should not parse sentences."""
+    answer = ask("/invocations", split(delay="x"))[2]
+    assert (answer["column"], answer["row"]) == ("delay", 1)
+
+
+def test_a_score_is_never_nan_even_where_the_numbers_are_absurd(ask: Ask) -> None:
+    """A NaN would pass for a probability somewhere down the line."""
+    status, _, answer = ask("/invocations", split(delay=3e38, hour=-3e38))
+    assert status == 200
+    assert all(0 <= score <= 1 for score in answer["predictions"])
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from([*ROW, "x", "name"]), inner, max_size=5)
+    ),
+    max_leaves=12,
+)
+_SHAPES = st.sampled_from(["dataframe_split", "dataframe_records", "inputs", "instances", "columns", "data", "params"])
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.dictionaries(_SHAPES, _JSON, max_size=3) | st.binary(max_size=60))
+def test_no_body_whatsoever_is_a_5xx(follower: Follower, body: Any) -> None:
+    """Whoever can send a body must not be able to wake somebody at night."""
+    for path in ("/invocations", "/v2/models/f/infer"):
+        assert ask_application(Sidecar(follower), path, body)[0] in {200, 400}
+
+
+# ---- Open Inference Protocol
+
+
+def tensors(*rows: dict[str, Any], **more: Any) -> dict[str, Any]:
+    kinds = {"carrier": "BYTES", "origin": "BYTES", "delay": "FP32", "hour": "INT64"}
+    inputs = [
+        {"name": name, "datatype": kinds[name], "shape": [len(rows)], "data": [row[name] for row in rows]}
+        for name in ROW
+    ]
+    return {"inputs": inputs, **more}
+
+
+@pytest.mark.parametrize("path", ["/v2/models/f/infer", "/v2/models/f/versions/7/infer"])
+def test_tensors_get_the_scores_that_rows_get(ask: Ask, follower: Follower, path: str) -> None:
+    """One data plane under every protocol."""
+    status, headers, answer = ask(path, tensors(ROW, OTHER, id="42"))
+    assert (status, headers["x-model-version"]) == (200, "7")
+    assert answer == {
+        "model_name": "f",
+        "model_version": "7",
+        "id": "42",
+        "outputs": [{"name": "score", "datatype": "FP32", "shape": [2], "data": scores_of(follower, ROW, OTHER)}],
+    }
+
+
+def test_a_column_of_shape_n_by_1_is_taken(ask: Ask, follower: Follower) -> None:
+    """MLflow and scikit-learn clients like their columns two-dimensional."""
+    request = tensors(ROW, OTHER)
+    for tensor in request["inputs"]:
+        tensor |= {"shape": [2, 1], "data": [[value] for value in tensor["data"]]}
+    assert ask("/v2/models/f/infer", request)[2]["outputs"][0]["data"] == scores_of(follower, ROW, OTHER)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"data": "binary"}, "in binary form"),
+        ({"shape": [3]}, "expected shape [1]"),
+        ({"datatype": "FP32"}, "expected datatype BYTES"),
+        ({"datatype": "WHAT"}, "expected datatype BYTES or a number"),
+        ({"name": None}, "a name of its own"),
+        ({"name": "delay", "datatype": "FP32", "data": [1.0]}, "a name of its own"),
+        ({"name": "x"}, "'carrier': expected, found missing"),
+        ({"data": [12]}, "row 0, column 'carrier'"),
+    ],
+)
+def test_a_tensor_that_does_not_fit_is_a_400(ask: Ask, change: dict[str, Any], told: str) -> None:
+    """The protocol's clients read `error`."""
+    request = tensors(ROW)
+    request["inputs"][0] |= change
+    status, _, answer = ask("/v2/models/f/infer", request)
+    assert status == 400
+    assert told in answer["error"]
+
+
+def test_metadata_says_what_to_send(ask: Ask) -> None:
+    """Generic clients build their requests from it."""
+    status, _, answer = ask("/v2/models/f")
+    assert status == 200
+    assert answer["inputs"][0] == {"name": "carrier", "datatype": "BYTES", "shape": [-1]}
+    assert answer["outputs"] == [{"name": "score", "datatype": "FP32", "shape": [-1]}]
+    assert ask("/v2/models/f/versions/7")[2] == answer
+    assert ask("/v2")[2]["name"] == "modelflow"
+
+
+# ---- paths, methods, limits
+
+
+@pytest.mark.parametrize(
+    ("path", "options", "status"),
+    [
+        ("/nowhere", {}, 404),
+        ("/v2/models/other/infer", {"body": {}}, 404),
+        ("/v2/models/f/versions/6/infer", {"body": {}}, 404),
+        ("/invocations", {}, 405),
+        ("/ping", {"body": {}}, 405),
+        ("/ping", {"method": "HEAD"}, 200),
+        ("/invocations", {"body": b"a,b", "headers": {"content-type": "text/csv"}}, 415),
+        ("/invocations", {"body": {"inputs": ROW}, "headers": {}}, 200),
+        (
+            "/invocations",
+            {"body": {"inputs": ROW}, "headers": {"content-type": "application/json; charset=utf-8"}},
+            200,
+        ),
+    ],
+)
+def test_paths_methods_and_media_types(ask: Ask, path: str, options: dict[str, Any], status: int) -> None:
+    """A wrong address must be told apart from a wrong body."""
+    assert ask(path, **options)[0] == status
+
+
+def test_limits_answer_with_their_own_statuses(follower: Follower) -> None:
+    """A client can only slow down or split its batches if it is told which of the two is needed."""
+    application = Sidecar(follower, limits=Limits(body_bytes=500, rows=3, deadline_s=0.05))
+    announced = {"content-type": "application/json", "content-length": "10000000000"}
+    assert ask_application(application, "/invocations", b"{}", headers=announced)[0] == 413
+    status, headers, _ = ask_application(application, "/invocations", b"{}", headers={}, chunks=[b"x" * 200] * 3)
+    assert (status, headers["connection"]) == (413, "close")
+    names = {"columns": list(ROW), "data": [[None] * 4] * 4}
+    assert ask_application(application, "/invocations", {"dataframe_split": names})[0] == 413
+    assert ask_application(application, "/invocations", {"inputs": {name: [None] * 4 for name in ROW}})[0] == 413
+    late = ask_application(_Late(application), "/invocations", b"{}")
+    assert (late[0], late[1]["connection"]) == (408, "close")
+    full = Sidecar(follower, limits=Limits(in_flight=0))
+    status, headers, answer = ask_application(full, "/invocations", {"inputs": ROW})
+    assert (status, headers["retry-after"], answer["error_code"]) == (429, "1", "OVERLOADED")
+
+
+class _Late:
+    """An application whose callers never finish their bodies."""
+
+    def __init__(self, application: Sidecar) -> None:
+        self.application = application
+
+    async def __call__(self, scope: Any, _: Any, send: Any) -> None:
+        first = True
+
+        async def receive() -> dict[str, Any]:
+            nonlocal first
+            if not first:
+                await asyncio.sleep(60)
+            first = False
+            return {"type": "http.request", "body": b"{", "more_body": True}
+
+        await self.application(scope, receive, send)
+
+
+def test_a_caller_that_went_away_is_not_answered(follower: Follower) -> None:
+    """Its half body must not be scored."""
+    sent = []
+
+    async def run() -> None:
+        async def gone() -> dict[str, Any]:
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        application = Sidecar(follower)
+        await application({"type": "http", "method": "POST", "path": "/invocations", "headers": []}, gone, send)
+        assert application.telemetry.in_flight == 0
+
+    asyncio.run(run())
+    assert sent == []
+
+
+def test_a_large_body_is_scored_in_a_thread_with_the_same_answer(follower: Follower) -> None:
+    """Ten thousand rows must not make a single row wait."""
+    body = {"dataframe_records": [ROW, OTHER]}
+    inline = ask_application(Sidecar(follower), "/invocations", body)
+    threaded = ask_application(Sidecar(follower, limits=Limits(inline_bytes=0)), "/invocations", body)
+    assert threaded == inline
+    refused = ask_application(Sidecar(follower, limits=Limits(inline_bytes=0)), "/invocations", {"inputs": 1})
+    assert refused[0] == 400
+
+
+# ---- what it tells about itself
+
+
+def leaves(kind: type[errors.ModelFlowError]) -> set[type[errors.ModelFlowError]]:
+    below = kind.__subclasses__()
+    return {kind} if not below else set().union(*map(leaves, below))
+
+
+def test_every_leaf_of_the_error_tree_has_a_status() -> None:
+    """An error without one would be answered by accident."""
+    assert leaves(errors.ModelFlowError) - set(wire.STATUS) == set()
+
+
+def test_internals_are_not_told_to_callers() -> None:
+    """Paths and addresses are for the log."""
+    body = json.loads(wire.error_body(errors.PackageError("/srv/secret/model.onnx is broken")))
+    assert "secret" not in str(body)
+    assert json.loads(wire.error_body(RuntimeError("secret")))["error_code"] == "INTERNAL_ERROR"
+
+
+def test_a_fault_of_ours_is_a_500_that_is_counted_and_logged(
+    follower: Follower, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The one who is woken finds the trace; the caller finds nothing."""
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("secret")
+
+    monkeypatch.setattr(wire, "read_json", broken)
+    application = Sidecar(follower)
+    status, _, answer = ask_application(application, "/invocations", {"inputs": ROW})
+    assert status == 500
+    assert "secret" not in answer["message"]
+    assert "secret" in caplog.text
+    assert application.telemetry.errors["INTERNAL_ERROR"] == 1
+
+
+def test_status_tells_what_is_served_and_what_failed(ask: Ask, follower: Follower, registry: Any) -> None:
+    """The first page somebody opens when a version does not arrive."""
+    registry.add(8)
+    registry.downloading = lambda _, package: (package / "model.onnx").unlink()
+    registry.promote(8)
+    follower.step()
+    status = ask("/status")[2]
+    assert (status["ready"], status["serving"]["version"], status["state"]) == (True, 7, "idle")
+    (entry,) = status["quarantine"]
+    assert (entry["version"], entry["failures"]) == (8, 1)
+    assert "model.onnx" in entry["reason"]
+    assert 0 < entry["retry_in_s"] <= 1
+    assert status["history"][0]["version"] == 7
+
+
+def test_metrics_count_requests_errors_rows_and_the_flow(follower: Follower) -> None:
+    """What dashboards and alerts are made of."""
+    application = Sidecar(follower)
+    ask_application(application, "/invocations", {"dataframe_records": [ROW, OTHER]})
+    ask_application(application, "/invocations", b"nonsense")
+    ask_application(application, "/wp-login.php")
+    text = ask_application(application, "/metrics")[2].splitlines()
+    for line in (
+        'modelflow_requests_total{path="/invocations",status="200"} 1.0',
+        'modelflow_requests_total{path="/invocations",status="400"} 1.0',
+        'modelflow_requests_total{path="other",status="404"} 1.0',
+        'modelflow_errors_total{code="BAD_REQUEST"} 1.0',
+        "modelflow_rows_total 2.0",
+        'modelflow_phase_seconds_count{phase="score"} 1.0',
+        "modelflow_ready 1.0",
+        "modelflow_version 7.0",
+        "modelflow_trained_through_seconds 1.3779936e+09",
+        "modelflow_swaps_total 1.0",
+        "modelflow_quarantined 0.0",
+        "modelflow_registry_up 1.0",
+        "modelflow_requests_in_flight 0.0",
+    ):
+        assert line in text, line
+
+
+def test_the_access_log_is_json_and_holds_no_rows(follower: Follower, caplog: pytest.LogCaptureFixture) -> None:
+    """Logs are kept longer and read by more people than requests."""
+    caplog.set_level("INFO", "modelflow.access")
+    ask_application(Sidecar(follower, access_log=True), "/invocations", {"inputs": ROW})
+    line = json.loads(caplog.records[-1].message)
+    assert (line["path"], line["status"], line["version"]) == ("/invocations", 200, "7")
+    assert "EWR" not in caplog.text
