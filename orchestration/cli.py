@@ -1,7 +1,7 @@
 """`modelflow`: gathers the commands every room offers, and loads one only when it is called.
 
-A room offers a command as an entry point of the group `modelflow.commands`; no room imports another's. An error we raise
-on purpose ends the command with one line and code 2, anything else with its traceback.
+A room offers a command as an entry point of the group `modelflow.commands`; no room imports another's. An error that is
+raised on purpose ends the command with one line and code 2, anything else with its traceback.
 """
 
 import sys

@@ -131,9 +131,9 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def require_free(ports: Mapping[str, int]) -> None:
+def require_free(ports: Sequence[tuple[str, int]]) -> None:
     """Raise PlatformError naming the first port that is in use, and the key of the project file that sets it."""
-    for key, port in ports.items():
+    for key, port in ports:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:

@@ -65,10 +65,13 @@ _JOURNEYS = """
                first_after(scheduled_departure, local_day, arrival_reading, dest_zone) as scheduled_arrival
         from candidates
     )
-    select *, strftime(scheduled_departure, '%Y-%m-%dT%H:%M') || ' ' || carrier || flight || ' ' || origin || '-' || dest
-                  as flight_key,
-           coalesce(scheduled_arrival + to_minutes(arr_delay), first_after(departure, local_day, landing_reading, dest_zone))
-                  as arrival
+    select *,
+           concat(strftime(scheduled_departure, '%Y-%m-%dT%H:%M'), ' ', carrier, flight, ' ', origin, '-', dest)
+               as flight_key,
+           coalesce(
+               scheduled_arrival + to_minutes(arr_delay),
+               first_after(departure, local_day, landing_reading, dest_zone)
+           ) as arrival
     from arrivals
 """
 

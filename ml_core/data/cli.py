@@ -26,7 +26,7 @@ def features(
     flow: Annotated[str, typer.Argument(help="the flow")],
     at: Annotated[str, typer.Option(help="an instant with its zone, e.g. 2013-09-01T12:00+00:00")],
     minutes: Annotated[int, typer.Option(help="rows requested within so many minutes from then")] = 60,
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON object per line")] = False,  # noqa: FBT002 - a flag
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object per line")] = False,
 ) -> None:
     """Print the feature rows of a flow as of a time."""
     rows = features_at(load_project(), flow, datetime.fromisoformat(at), within=timedelta(minutes=minutes))

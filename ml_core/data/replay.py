@@ -31,7 +31,8 @@ class Replay:
     @property
     def end(self) -> datetime:
         """The instant by which every fact is known."""
-        return max(table.column("known_at")[-1].as_py() for table in self._facts.values() if table.num_rows)
+        last: datetime = max(table.column("known_at")[-1].as_py() for table in self._facts.values() if table.num_rows)
+        return last
 
     def ingest(self, log: EventLog, until: datetime) -> None:
         """Append every fact known by `until` that the log does not hold yet; it goes on from the log's own offsets."""

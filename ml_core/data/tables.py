@@ -76,11 +76,8 @@ def append_facts(
         floor = clock + _INSTANT if clock is not None and min(map(_first_known, files)) <= clock else None
         stamped = "known_at" if floor is None else "greatest(known_at, $floor)"
         values = {"files": files} | ({} if floor is None else {"floor": floor})
-        connection.execute(
-            f"insert into {table} by name select * replace ({stamped} as known_at) from read_parquet($files)"
-            f" order by known_at, {OFFSET}",
-            values,
-        )
+        facts = f"select * replace ({stamped} as known_at) from read_parquet($files) order by known_at, {OFFSET}"  # noqa: S608 - identifiers are quoted
+        connection.execute(f"insert into {table} by name {facts}", values)
         if floor is None:
             return 0
         count = "select count(*) from read_parquet($files) where known_at < $floor"
@@ -97,7 +94,8 @@ def _first_known(file: str) -> datetime:
     metadata = pq.read_metadata(file)
     column = metadata.schema.names.index("known_at")
     groups = (metadata.row_group(group).column(column).statistics for group in range(metadata.num_row_groups))
-    return min(statistics.min.astimezone(UTC) for statistics in groups)
+    first: datetime = min(statistics.min for statistics in groups)
+    return first.astimezone(UTC)
 
 
 def build_features(

@@ -16,7 +16,7 @@ _COLUMNS = ("version", "kind", "stage", "parent", "watermark", "trained_through"
 
 def versions(
     flow: Annotated[str, typer.Argument(help="the flow")],
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON object per line")] = False,  # noqa: FBT002 - a flag
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object per line")] = False,
 ) -> None:
     """List the versions of a flow."""
     project = load_project()

@@ -81,7 +81,7 @@ class RegistryReader(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of the connection; a later call opens a new one."""
+        """Give back what the reader holds."""
         ...
 
 
@@ -222,7 +222,7 @@ class ClientReader:
                 found = standing[0]
         except MlflowException as error:
             raise VersionNotFoundError(f"{self._uri}: {error}") from error
-        return VersionRef(found.name, int(found.version), found.current_stage, found.source, dict(found.tags))
+        return VersionRef(found.name, int(found.version), str(found.current_stage), str(found.source), dict(found.tags))
 
 
 def _ref(found: Mapping[str, Any]) -> VersionRef:

@@ -50,8 +50,8 @@ class Registry:
             (MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR, False),
             (MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT, True),
         ):
-            if not variable.is_set():
-                variable.set(value)
+            if not variable.is_set():  # type: ignore[no-untyped-call]  # MLflow ships no types for these two
+                variable.set(value)  # type: ignore[no-untyped-call]
         self.tracking_uri = tracking_uri
         self._artifacts: str | None = None  # where a registry without a server keeps artifacts; a server decides itself
         if tracking_uri.startswith("sqlite:///"):
@@ -97,7 +97,7 @@ class Registry:
                 "metrics": json.dumps(dict(metrics), sort_keys=True),
             }
             created = self._client.create_model_version(
-                flow, f"{run.info.artifact_uri}/{_PACKAGE}", run_id, tags=all_tags, await_creation_for=None
+                flow, f"{run.info.artifact_uri}/{_PACKAGE}", run_id, tags=all_tags, await_creation_for=0
             )
             self._client.set_terminated(run_id)
         return _version(created)
@@ -231,7 +231,7 @@ def _version(found: MlflowVersion) -> ModelVersion:
         return ModelVersion(
             flow=found.name,
             version=int(found.version),
-            stage=found.current_stage,
+            stage=str(found.current_stage),
             kind=tags["kind"],
             parent=int(tags["parent"]) if tags.get("parent") else None,
             watermark=int(json.loads(tags["watermark"])["examples"]),
@@ -239,8 +239,8 @@ def _version(found: MlflowVersion) -> ModelVersion:
             feature_fingerprint=tags["feature_fingerprint"],
             manifest_sha256=tags["manifest_sha256"],
             dagster_run_id=tags.get("dagster_run_id", ""),
-            mlflow_run_id=found.run_id,
-            source=found.source,
+            mlflow_run_id=str(found.run_id),
+            source=str(found.source),
             metrics=json.loads(tags["metrics"]),
             verdict=Verdict.from_json(tags["verdict"]) if "verdict" in tags else None,
         )

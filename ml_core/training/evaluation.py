@@ -9,6 +9,7 @@ that a verdict can be repeated and later versions can be compared on the same ro
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -128,12 +129,12 @@ class ScoredSlice:
     def load(cls, file: Path) -> Self:
         """Read what `save` wrote; raise PackageError when it is not that."""
         try:
-            with np.load(file, allow_pickle=False) as saved:
+            with file.open("rb") as opened, np.load(opened, allow_pickle=False) as saved:
                 return cls(
                     first=int(saved["first"]),
                     labels=saved["labels"].astype(np.float64),
                     scores=saved["scores"],
                     parent_scores=saved["parent_scores"],
                 )
-        except (OSError, KeyError, ValueError) as error:
+        except (OSError, KeyError, ValueError, BadZipFile) as error:
             raise PackageError(f"{file}: expected the scored slice of a training, found {error}") from error

@@ -5,6 +5,7 @@ Running a day again changes nothing: facts are absorbed once, whichever run or p
 
 from collections.abc import Sequence
 from datetime import date, timedelta
+from typing import Any
 
 import dagster as dg
 
@@ -17,7 +18,11 @@ from orchestration.resources import Platform
 
 def data_assets(flow: Flow) -> list[dg.AssetsDefinition]:
     """Return the assets `events` and `features` of a flow."""
-    by_day = {"partitions_def": daily(flow), "backfill_policy": dg.BackfillPolicy.single_run(), "pool": DUCKDB_POOL}
+    by_day: dict[str, Any] = {
+        "partitions_def": daily(flow),
+        "backfill_policy": dg.BackfillPolicy.single_run(),
+        "pool": DUCKDB_POOL,
+    }
 
     @dg.asset(
         **presented(

@@ -47,7 +47,7 @@ class Runs:
             tags = dict(request.tags) | {"dagster/sensor_name": sensor_name}
             if request.run_key is not None:
                 tags["dagster/run_key"] = request.run_key
-            yield self.execute(request.job_name or sensor.job_name, tags=tags, run_config=request.run_config)
+            yield self.execute(request.job_name or str(sensor.job_name), tags=tags, run_config=dict(request.run_config))
 
     def execute(
         self, job_name: str, *, tags: dict[str, str] | None = None, run_config: dict[str, object] | None = None

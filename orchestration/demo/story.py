@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from ml_core.data.replay import Replay
 from ml_core.data.store import FeatureStore
@@ -69,15 +68,11 @@ def live_through(
 def moments_between(flow: Flow, facts: Mapping[str, pa.Table], start: datetime, end: datetime) -> list[datetime]:
     """Return the moments of the requests made in (start, end), from the facts that a replay holds."""
     data = flow.data
-    entities = facts[data.entity]
-    asked = entities.column(data.request_time)
-    waiting = entities.filter(pc.and_(pc.greater(asked, start), pc.less(asked, end)))
-    outcomes = facts[data.label_fact].select([data.key, "known_at"]).rename_columns([data.key, "outcome_known_at"])
-    joined = waiting.select([data.key, data.request_time]).join(outcomes, data.key, use_threads=False)
-    joined = joined.sort_by([(data.request_time, "ascending"), (data.key, "ascending")])
-    return list(
-        request_moments(joined.column(data.request_time).to_pylist(), joined.column("outcome_known_at").to_pylist())
-    )
+    entities, labels = facts[data.entity], facts[data.label_fact]
+    outcomes = dict(zip(labels[data.key].to_pylist(), labels["known_at"].to_pylist(), strict=True))
+    asked = zip(entities[data.request_time].to_pylist(), entities[data.key].to_pylist(), strict=True)
+    waiting = sorted((request, key) for request, key in asked if start < request < end)
+    return list(request_moments([request for request, _ in waiting], [outcomes.get(key) for _, key in waiting]))
 
 
 def learn_when_due(flow: Flow, registry: Registry, runs: Runs, caller: Caller) -> None:

@@ -1,0 +1,213 @@
+"""`modelflow up`: the long-running platform on loopback, until Ctrl-C.
+
+MLflow server, Dagster webserver and daemon, one sidecar per flow, and for every flow with a finite source a replay that
+keeps feeding it. The first time, the first part of each source is ingested and a full training is launched through
+Dagster's own API; after that the flow's sensors and schedule keep it going. All processes are children that cannot
+outlive this one.
+"""
+
+import http.client
+import json
+import signal
+import sys
+from datetime import datetime, timedelta
+from pathlib import Path
+from threading import Event
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+
+from ml_core.data.replay import Replay, load_facts
+from ml_core.data.store import FeatureStore
+from ml_core.errors import ModelFlowError, PlatformError
+from ml_core.project import Flow, Project, day_start, load_project
+from orchestration.jobs import job_name
+from orchestration.processes import (
+    Supervisor,
+    answers,
+    require_free,
+    start_mlflow,
+    start_sidecar,
+    wait_for_mlflow,
+)
+
+_STEP = timedelta(minutes=15)
+_HISTORY = 2 / 3  # of a finite source is there from the start; the rest is played
+
+_DAGSTER_YAML = """\
+telemetry:
+  enabled: false
+concurrency:
+  pools:
+    default_limit: 1
+  runs:
+    max_concurrent_runs: 4
+run_monitoring:
+  enabled: true
+"""
+
+_LAUNCH = """
+mutation($params: ExecutionParams!) {
+  launchRun(executionParams: $params) {
+    __typename
+    ... on LaunchRunSuccess { run { runId } }
+    ... on PythonError { message }
+  }
+}
+"""
+
+
+def up() -> None:
+    """Run the platform until Ctrl-C."""
+    console = Console()
+    project = load_project()
+    with Supervisor(project.home) as supervisor:
+        left = supervisor.reap()
+        if left:
+            console.print(f"ended {left} processes an earlier run left behind")
+        ended = _ended_by_signal()
+        platform = Platform(project, supervisor, console)
+        platform.start()
+        platform.feed(ended)
+    console.print("stopped")
+
+
+class Platform:
+    """The processes of one project."""
+
+    def __init__(self, project: Project, supervisor: Supervisor, console: Console) -> None:
+        self._project = project
+        self._supervisor = supervisor
+        self._console = console
+        self._ports = project.platform
+
+    def start(self) -> None:
+        """Start everything and print where it is; raise PlatformError for a port that is taken, before any start."""
+        flows = self._project.flows.values()
+        sidecars = {flow.name: self._ports.sidecar_port + index for index, flow in enumerate(flows)}
+        require_free(
+            [
+                ("dagster_port", self._ports.dagster_port),
+                ("mlflow_port", self._ports.mlflow_port),
+                *(("sidecar_port", port) for port in sidecars.values()),
+            ]
+        )
+        tracking_uri = start_mlflow(self._supervisor, self._project.home, self._ports.mlflow_port)
+        environment = {
+            "DAGSTER_HOME": str(self._dagster_home()),
+            "MODELFLOW_HOME": str(self._project.home),
+            "MLFLOW_TRACKING_URI": tracking_uri,
+        }
+        workspace = str(self._project.root / "workspace.yaml")
+        webserver = ["-m", "dagster_webserver", "-h", "127.0.0.1", "-p", str(self._ports.dagster_port), "-w", workspace]
+        self._supervisor.start("dagster-webserver", [sys.executable, *webserver], environment=environment)
+        self._supervisor.start(
+            "dagster-daemon",
+            [sys.executable, "-m", "dagster", "daemon", "run", "-w", workspace],
+            environment=environment,
+        )
+        wait_for_mlflow(self._supervisor, self._ports.mlflow_port)
+        for flow in flows:
+            start_sidecar(self._supervisor, flow, tracking_uri, home=self._project.home, port=sidecars[flow.name])
+        self._supervisor.wait_until(
+            "dagster-webserver", lambda: answers(self._ports.dagster_port, "/server_info"), timeout_s=120
+        )
+        self._console.print(f"Dagster  http://127.0.0.1:{self._ports.dagster_port}")
+        self._console.print(f"MLflow   {tracking_uri}")
+        for name, port in sidecars.items():
+            self._console.print(f"sidecar  http://127.0.0.1:{port}  ({name})")
+
+    def feed(self, ended: Event) -> None:
+        """Play the sources of the flows until `ended`, or for as long as they last, and then just wait."""
+        feeds = [_Feed(self._project, flow, self._console) for flow in self._project.flows.values()]
+        for feed in feeds:
+            if feed.begin():
+                run = launch(self._ports.dagster_port, job_name(feed.flow, "full_training"))
+                self._console.print(f"{feed.flow.name}: first full training is run {run}")
+        self._console.print("Ctrl-C stops everything.")
+        pause_s = _STEP / timedelta(hours=1) / self._ports.replay_hours_per_second
+        while not ended.wait(pause_s):
+            self._supervisor.check()
+            for feed in feeds:
+                feed.step()
+
+    def _dagster_home(self) -> Path:
+        folder = self._project.home / "dagster"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "dagster.yaml").write_text(_DAGSTER_YAML, encoding="utf-8")
+        return folder
+
+
+class _Feed:
+    """One flow's source, played from where its log stands."""
+
+    def __init__(self, project: Project, flow: Flow, console: Console) -> None:
+        self.flow = flow
+        self._console = console
+        self._store = FeatureStore(flow, root=project.root, home=project.home)
+        self._replay = Replay(load_facts(flow, project.home))
+
+    def begin(self) -> bool:
+        """Ingest the history when the log is empty; say whether it was."""
+        if self._store.progress().clock is not None:
+            return False
+        start = day_start(self.flow.data.starts)
+        days = (self._replay.end - start) * _HISTORY // timedelta(days=1)
+        self._console.print(f"{self.flow.name}: ingesting the first {days} days")
+        self._take_in(start + timedelta(days=days))
+        return True
+
+    def step(self) -> None:
+        """Let the flow's clock move on; a failure is shown and tried again at the next step."""
+        clock = self._store.progress().clock
+        if clock is None or clock >= self._replay.end:
+            return
+        try:
+            self._take_in(clock + _STEP)
+        except ModelFlowError as error:
+            self._console.print(f"{self.flow.name}: {error}")
+
+    def _take_in(self, until: datetime) -> None:
+        self._replay.ingest(self._store.log, until)
+        self._store.absorb()
+
+
+def launch(port: int, job: str) -> str:
+    """Launch a job as the Dagster UI does, through its GraphQL API; return the run's id."""
+    selector = {
+        "repositoryLocationName": "modelflow",
+        "repositoryName": "__repository__",
+        "jobName": job,
+    }
+    variables = {"params": {"selector": selector, "runConfigData": "{}", "mode": "default"}}
+    answer = graphql(port, _LAUNCH, variables)["launchRun"]
+    if answer["__typename"] != "LaunchRunSuccess":
+        raise PlatformError(f"expected Dagster to launch {job}, found {answer}")
+    return str(answer["run"]["runId"])
+
+
+def graphql(port: int, query: str, variables: dict[str, Any]) -> dict[str, Any]:
+    """Ask the Dagster webserver a GraphQL question; return its `data`."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    try:
+        body = json.dumps({"query": query, "variables": variables})
+        connection.request("POST", "/graphql", body, {"Content-Type": "application/json"})
+        answer: dict[str, Any] = json.loads(connection.getresponse().read())
+    finally:
+        connection.close()
+    if "data" not in answer or answer.get("errors"):
+        raise PlatformError(f"the Dagster webserver on port {port} refused a question: {answer.get('errors')}")
+    return dict(answer["data"])
+
+
+def _ended_by_signal() -> Event:
+    """Return an event that Ctrl-C and TERM set."""
+    ended = Event()
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        ended.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end)
+    return ended
