@@ -57,8 +57,9 @@ class Supervisor:
         command: Sequence[str],
         *,
         environment: Mapping[str, str] | None = None,
+        folder: Path | None = None,
     ) -> None:
-        """Start a command as a child that cannot outlive this process."""
+        """Start a command, in `folder` where one is given, as a child that cannot outlive this process."""
         log = self._home / "logs" / f"{name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         guarded = [sys.executable, "-m", "orchestration.guard", str(os.getpid()), "--", *command]
@@ -70,6 +71,7 @@ class Supervisor:
                 stderr=subprocess.STDOUT,
                 env=os.environ | _QUIET | dict(environment or {}) | {_MARK: str(self._home)},
                 start_new_session=True,
+                cwd=folder,
             )
         self._children.append(_Child(name, process, log))
 

@@ -101,11 +101,17 @@ class Platform:
         }
         workspace = str(self._project.root / "workspace.yaml")
         webserver = ["-m", "dagster_webserver", "-h", "127.0.0.1", "-p", str(self._ports.dagster_port), "-w", workspace]
-        self._supervisor.start("dagster-webserver", [sys.executable, *webserver], environment=environment)
+        self._supervisor.start(
+            "dagster-webserver",
+            [sys.executable, *webserver],
+            environment=environment,
+            folder=self._project.root,
+        )
         self._supervisor.start(
             "dagster-daemon",
             [sys.executable, "-m", "dagster", "daemon", "run", "-w", workspace],
             environment=environment,
+            folder=self._project.root,
         )
         wait_for_mlflow(self._supervisor, self._ports.mlflow_port)
         for flow in flows:
