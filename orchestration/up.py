@@ -109,7 +109,7 @@ class Platform:
         )
         self._supervisor.start(
             "dagster-daemon",
-            [sys.executable, "-m", "dagster", "daemon", "run", "-w", workspace],
+            [str(Path(sys.executable).with_name("dagster-daemon")), "run", "-w", workspace],
             environment=environment,
             folder=self._project.root,
         )

@@ -125,10 +125,11 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         ingest(project, range(4))
         workspace = ("-w", str(root / "workspace.yaml"))
         for name, command in {
-            "webserver": ("-m", "dagster_webserver", "-h", "127.0.0.1", "-p", str(port), *workspace),
-            "daemon": ("-m", "dagster", "daemon", "run", *workspace),
+            "webserver": ("dagster-webserver", "-h", "127.0.0.1", "-p", str(port), *workspace),
+            "daemon": ("dagster-daemon", "run", *workspace),
         }.items():
-            supervisor.start(name, [sys.executable, *command], environment=environment, folder=root)
+            program = str(Path(sys.executable).with_name(command[0]))
+            supervisor.start(name, [program, *command[1:]], environment=environment, folder=root)
         wait_for_mlflow(supervisor, mlflow_port)
         supervisor.wait_until("webserver", lambda: answers(port, "/server_info"), timeout_s=180)
         with dg.DagsterInstance.from_config(str(dagster_home)) as instance:
