@@ -54,7 +54,7 @@ def write_inference(scores: NDArray[np.float32], model: ServedModel, content: Ma
     answer: dict[str, Any] = {
         "model_name": model.ref.flow,
         "model_version": str(model.version),
-        "outputs": [{"name": OUTPUT, "datatype": "FP32", "shape": [len(scores)], "data": scores.tolist()}],
+        "outputs": [{"name": OUTPUT, "datatype": "FP32", "shape": scores.shape, "data": scores.ravel().tolist()}],
     }
     identity = content.get("id")
     if isinstance(identity, str):
@@ -64,9 +64,7 @@ def write_inference(scores: NDArray[np.float32], model: ServedModel, content: Ma
 
 def metadata(model: ServedModel) -> bytes:
     """Return the model's metadata."""
-    inputs = [
-        {"name": name, "datatype": _DATATYPES[kind], "shape": [-1]} for name, kind in model.package.signature.items()
-    ]
+    inputs = [{"name": name, "datatype": _DATATYPES[kind], "shape": [-1]} for name, kind in model.signature.items()]
     return orjson.dumps(
         {
             "name": model.ref.flow,

@@ -1,9 +1,10 @@
 """One verified version in memory: immutable, and the only thing that scores.
 
-A package becomes a `ServedModel` only through `prove`: manifest and digests, signature, golden rows, and a row of
-nulls, as a first caller might send it. Scoring is pure, so any number of threads may share a model.
+A package becomes a `ServedModel` only through `prove`: manifest and digests, signature, golden rows, by the graph as it
+was published and as it is served, and rows of nulls. Scoring is pure, so any number of threads may share a model.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,11 +16,14 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from ml_core.errors import InputError, PackageError
-from ml_core.flow.package import Package, as_feed, verify_package
+from ml_core.flow.package import GOLDEN, GRAPH, verify_package
 from ml_core.flow.read import VersionRef
+from serving.packing import packed_session
 from serving.rows import Feed, RowReader
 
 _WARM_UP_ROWS = (1, 64)
+_TOLERANCE = 1e-6
+_OUTPUTS = ["score"]
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
@@ -38,7 +42,7 @@ class ServedModel:
     """
 
     ref: VersionRef
-    package: Package
+    session: onnxruntime.InferenceSession
     rows: RowReader
     loaded_at: datetime
     from_cache: bool = False
@@ -51,25 +55,25 @@ class ServedModel:
     @property
     def signature(self) -> Mapping[str, str]:
         """The raw columns it takes, in order, each ``string`` or ``float``."""
-        return self.package.signature
+        return self.rows.signature
 
     def score(self, feed: Feed) -> NDArray[np.float32]:
-        """Return the score of each row, shape (n_rows,).
+        """Return the score of each row, shape (n_rows,), or (n_rows, n_classes) for more classes than two.
 
         Raises
         ------
         InputError
             A row has no finite score, or a string that is not valid Unicode.
         """
-        if not len(next(iter(feed.values()))):
+        if not next(iter(feed.values())).shape[1]:
             return np.empty(0, np.float32)
         try:
-            scores = self.package.score(feed)
+            scores: NDArray[np.float32] = self.session.run(_OUTPUTS, feed)[0]
         except UnicodeEncodeError as error:
             raise InputError(f"expected valid Unicode in every string, found {error.object[:40]!a}") from error
         finite = np.isfinite(scores)
-        if np.count_nonzero(finite) != len(scores):
-            row = int(np.argmin(finite))
+        if np.count_nonzero(finite) != scores.size:
+            row = int(np.argmin(finite.reshape(len(scores), -1).all(axis=1)))
             raise InputError(f"row {row}: its numbers are so large that the model has no finite score for it", row=row)
         return scores
 
@@ -107,8 +111,22 @@ def prove(
             " by a flow are served"
         )
     package = verify_package(directory, expect_digest=ref.manifest_sha256)
+    session = packed_session((directory / GRAPH).read_bytes(), package.signature)
     rows = RowReader(package.signature, refuse_extra=refuse_extra)
-    return ServedModel(ref, package, rows, loaded_at, from_cache)
+    model = ServedModel(ref, session, rows, loaded_at, from_cache)
+    _prove_golden(model, directory / GOLDEN)
+    return model
+
+
+def _prove_golden(model: ServedModel, path: Path) -> None:
+    """Hold the way rows really take, from a caller's values to a score, against the trainer's own scores."""
+    golden = json.loads(path.read_text(encoding="utf-8"))
+    found = model.score(model.rows.columns({name: golden["rows"][name] for name in model.signature}))
+    worst = float(np.abs(found - np.array(golden["scores"])).max(initial=0.0))
+    if worst > _TOLERANCE:
+        raise PackageError(
+            f"{path}: expected the golden scores within {_TOLERANCE} as served, found one {worst:.3g} away"
+        )
 
 
 def warm_up(model: ServedModel) -> None:
@@ -120,9 +138,8 @@ def warm_up(model: ServedModel) -> None:
         The graph has no finite score for a row of nulls, which every pipeline must have a policy for.
     """
     for rows in _WARM_UP_ROWS:
-        feed = as_feed({name: [None] * rows for name in model.signature}, model.signature)
         try:
-            model.score(feed)
+            model.score(model.rows.records([dict.fromkeys(model.signature)] * rows))
         except (InputError, onnxruntime.capi.onnxruntime_pybind11_state.OnnxRuntimeException, RuntimeError) as error:
             raise PackageError(
                 f"{model.ref.flow} version {model.version}: expected a finite score for a row of nulls, found: {error}"

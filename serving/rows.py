@@ -28,7 +28,10 @@ from numpy.typing import NDArray
 
 from ml_core.errors import InputError
 from ml_core.project import nearest
+from serving.packing import NUMBERS, STRINGS
 
+# `strings`, shape (n_string_columns, n_rows), of str objects, and `numbers`, shape (n_number_columns, n_rows), float32;
+# one of them is absent where the signature has no such column.
 Feed = dict[str, NDArray[Any]]
 
 _EXACT_INTEGER = 2**53
@@ -46,7 +49,7 @@ class _Layout:
 
 
 class RowReader:
-    """Turns rows into the inputs of one graph: one 1-D array per raw column, strings as objects, numbers as float32.
+    """Turns rows into the inputs of one packed graph; see `serving.packing`.
 
     Parameters
     ----------
@@ -55,17 +58,22 @@ class RowReader:
     refuse_extra : bool
         Whether a column outside the signature is an error.
 
+    Attributes
+    ----------
+    strings, numbers : tuple of str
+        The columns that are the rows of either matrix.
+
     All methods raise InputError and are safe to call from several threads.
     """
 
     def __init__(self, signature: Mapping[str, str], *, refuse_extra: bool = False) -> None:
         self.signature = dict(signature)
-        self._strings = [name for name, kind in signature.items() if kind == "string"]
-        self._numbers = [name for name, kind in signature.items() if kind == "float"]
-        self._order = [*self._strings, *self._numbers]
+        self.strings = tuple(name for name, kind in signature.items() if kind == "string")
+        self.numbers = tuple(name for name, kind in signature.items() if kind == "float")
+        self._order = (*self.strings, *self.numbers)
         self._refuse_extra = refuse_extra
         self._layouts: dict[tuple[Any, ...], _Layout] = {}
-        self._by_name = _Layout(_picker(self._strings), _picker(self._numbers))
+        self._by_name = _Layout(_picker(self.strings), _picker(self.numbers))
 
     def split(self, names: Sequence[Any], data: Sequence[Sequence[Any]]) -> Feed:
         """Read rows that are lists of values in the order of `names`."""
@@ -97,28 +105,38 @@ class RowReader:
         return self._columns([columns[name] for name in self._order])
 
     def _row(self, strings: Sequence[Any], numbers: Sequence[Any]) -> Feed:
-        """One row: all its strings become one array and all its numbers another, handed out as slices of length 1."""
+        """Read one row, already picked apart."""
         if not set(map(type, strings)) <= _ORDINARY_STRINGS:
-            strings = [_string(name, 0, value) for name, value in zip(self._strings, strings, strict=True)]
+            strings = [_string(name, 0, value) for name, value in zip(self.strings, strings, strict=True)]
         values = None
         if set(map(type, numbers)) <= _ORDINARY_NUMBERS:
             values = _exact(numbers)
         if values is None:
-            values = np.array([_number(name, 0, value) for name, value in zip(self._numbers, numbers, strict=True)])
-        texts = np.array(strings, object).reshape(-1, 1)
-        return dict(zip(self._order, [*texts, *values.astype(np.float32).reshape(-1, 1)], strict=True))
+            values = np.array([_number(name, 0, value) for name, value in zip(self.numbers, numbers, strict=True)])
+        return self._feed(np.array(strings, object).reshape(-1, 1), values.astype(np.float32).reshape(-1, 1))
 
     def _columns(self, columns: Sequence[Any]) -> Feed:
-        feed: Feed = {}
         rows = len(columns[0])
-        for name, values in zip(self._order, columns, strict=True):
+        strings = np.empty((len(self.strings), rows), object)
+        numbers = np.empty((len(self.numbers), rows), np.float32)
+        for index, (name, values) in enumerate(zip(self._order, columns, strict=True)):
             if len(values) != rows:
                 raise InputError(
                     f"column {name!r}: expected {rows} values, as in {self._order[0]!r}, found {len(values)}",
                     column=name,
                 )
-            read = _string_column if self.signature[name] == "string" else _number_column
-            feed[name] = read(name, values)
+            if index < len(strings):
+                strings[index] = _string_column(name, values)
+            else:
+                numbers[index - len(strings)] = _number_column(name, values)
+        return self._feed(strings, numbers)
+
+    def _feed(self, strings: NDArray[Any], numbers: NDArray[np.float32]) -> Feed:
+        feed = {}
+        if self.strings:
+            feed[STRINGS] = strings
+        if self.numbers:
+            feed[NUMBERS] = numbers
         return feed
 
     def _layout(self, names: Sequence[Any]) -> _Layout:
@@ -135,7 +153,7 @@ class RowReader:
             twice = next(name for name in names if list(names).count(name) > 1)
             raise InputError(f"column {twice!r}: named twice", column=str(twice))
         self._check_names(position)
-        layout = _Layout(*(_picker([position[name] for name in part]) for part in (self._strings, self._numbers)))
+        layout = _Layout(*(_picker([position[name] for name in part]) for part in (self.strings, self.numbers)))
         if len(self._layouts) >= _MOST_LAYOUTS:
             self._layouts.clear()
         self._layouts[key] = layout
@@ -183,14 +201,14 @@ def _exact(values: Sequence[Any]) -> NDArray[np.float64] | None:
     return None if np.count_nonzero(np.abs(read) >= _EXACT_INTEGER) else read
 
 
-def _string_column(name: str, values: Any) -> NDArray[Any]:
+def _string_column(name: str, values: Any) -> Sequence[str]:
     listed = _listed(values)
     if not set(map(type, listed)) <= _ORDINARY_STRINGS:
         listed = [_string(name, index, value) for index, value in enumerate(listed)]
-    return np.array(listed, object)
+    return listed
 
 
-def _number_column(name: str, values: Any) -> NDArray[np.float32]:
+def _number_column(name: str, values: Any) -> NDArray[np.floating[Any]]:
     if isinstance(values, np.ndarray) and values.dtype.kind == "f":
         read = None if np.isinf(values).any() or np.nanmax(np.abs(values), initial=0) > _FLOAT32_MAX else values
         listed: Sequence[Any] = values.tolist() if read is None else ()
@@ -199,7 +217,7 @@ def _number_column(name: str, values: Any) -> NDArray[np.float32]:
         read = _exact(listed) if set(map(type, listed)) <= _ORDINARY_NUMBERS else None
     if read is None:
         read = np.array([_number(name, index, value) for index, value in enumerate(listed)], np.float64)
-    return read.astype(np.float32)
+    return read
 
 
 def _listed(values: Any) -> Sequence[Any]:

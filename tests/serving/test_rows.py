@@ -17,9 +17,10 @@ ROW: dict[str, Any] = {"carrier": "UA", "delay": 12.5, "origin": "EWR", "hour": 
 
 
 def as_lists(feed: Any) -> dict[str, list[Any]]:
-    return {
-        name: [None if isinstance(v, float) and math.isnan(v) else v for v in a.tolist()] for name, a in feed.items()
-    }
+    """Return the inputs of a graph as columns by name."""
+    reader = RowReader(SIGNATURE)
+    named = [*zip(reader.strings, feed["strings"], strict=True), *zip(reader.numbers, feed["numbers"], strict=True)]
+    return {name: [None if isinstance(v, float) and math.isnan(v) else v for v in a.tolist()] for name, a in named}
 
 
 def all_ways(rows: list[dict[str, Any]]) -> list[dict[str, list[Any]]]:
@@ -121,7 +122,7 @@ def test_a_missing_column_is_named_with_the_nearest_one_sent() -> None:
 def test_extra_columns_are_ignored_unless_they_are_refused() -> None:
     """A feature row holds more than one model needs, and some services want to hear about it."""
     sent = {**ROW, "note": "x"}
-    assert RowReader(SIGNATURE).records([sent])["carrier"].tolist() == ["UA"]
+    assert as_lists(RowReader(SIGNATURE).records([sent]))["carrier"] == ["UA"]
     strict = RowReader(SIGNATURE, refuse_extra=True)
     for read in (
         lambda: strict.records([sent]),
