@@ -16,6 +16,7 @@ from threading import Event
 from types import FrameType
 from typing import Any
 
+import dagster as dg
 from rich.console import Console
 
 from ml_core.data.replay import Replay, load_facts
@@ -142,7 +143,8 @@ class Platform:
         folder = self._project.home / "dagster"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "dagster.yaml").write_text(_DAGSTER_YAML, encoding="utf-8")
-        return folder
+        with dg.DagsterInstance.from_config(str(folder)):
+            return folder  # its tables are there now; webserver and daemon would race to make them
 
 
 class _Feed:

@@ -113,7 +113,8 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     (dagster_home / "dagster.yaml").write_text(
         "telemetry: {enabled: false}\nconcurrency: {pools: {default_limit: 1}}\n", encoding="utf-8"
     )
-    with Supervisor(home) as supervisor:
+    # the first to open an instance makes its tables: not two processes at once
+    with dg.DagsterInstance.from_config(str(dagster_home)) as instance, Supervisor(home) as supervisor:
         mlflow_port, port = free_port(), free_port()
         tracking_uri = start_mlflow(supervisor, home, mlflow_port)
         environment = {
@@ -132,8 +133,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
             supervisor.start(name, [program, *command[1:]], environment=environment, folder=root)
         wait_for_mlflow(supervisor, mlflow_port)
         supervisor.wait_until("webserver", lambda: answers(port, "/server_info"), timeout_s=180)
-        with dg.DagsterInstance.from_config(str(dagster_home)) as instance:
-            yield Running(project, port, instance)
+        yield Running(project, port, instance)
 
 
 def eventually(condition: Callable[[], bool], *, what: str, timeout_s: float = 240) -> None:
