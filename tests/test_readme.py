@@ -39,7 +39,8 @@ def commands(first: str) -> list[str]:
 def run(*command: str | Path, home: Path | None = None) -> str:
     """Run a command in the project; return what it printed, fail when it fails."""
     environment = os.environ | ({"MODELFLOW_HOME": str(home)} if home else {})
-    environment.pop("MAKEFLAGS", None)  # this may itself run under make
+    for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL"):  # this may itself run under make
+        environment.pop(name, None)
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120, env=environment)
     assert done.returncode == 0, done.stderr
     return done.stdout
