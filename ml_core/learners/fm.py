@@ -21,16 +21,14 @@ only what was touched.
 from dataclasses import dataclass, field
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from ml_core.errors import InputError
 from ml_core.learners.estimators import OnlineClassifier
-from ml_core.learners.linear import Csr, LinearState, add, gather, sigmoid
-from ml_core.learners.rules import RULES, Rates, change, weigh
-
-_FTRL = RULES["ftrl"]
+from ml_core.learners.kernels import learn_machine, score_machine
+from ml_core.learners.linear import Csr, LinearState
+from ml_core.learners.rules import Rates
 
 
 @dataclass(slots=True)
@@ -73,19 +71,19 @@ class FMState:
         """Score each row, then learn it, in order; see `LinearState.learn`."""
         weights = np.ones(targets.size) if row_weights is None else row_weights
         scores = np.empty(targets.size)
-        _learn(
+        learn_machine(
             *rows, targets, weights, self.linear.memory, self.factors, self.rates, self.factor_rates, self.seed, scores
         )
         return scores
 
     def score(self, rows: Csr) -> NDArray[np.float64]:
         """Return the probability of the second class, shape (n_rows,); changes nothing."""
-        scores: NDArray[np.float64] = _score(*rows, self.linear.weights()[:, 0], self.factors, True)
+        scores: NDArray[np.float64] = score_machine(*rows, self.linear.weights()[:, 0], self.factors, True)
         return scores
 
     def margins(self, rows: Csr) -> NDArray[np.float64]:
         """Return the log-odds, shape (n_rows, 1)."""
-        margins: NDArray[np.float64] = _score(*rows, self.linear.weights()[:, 0], self.factors, False)
+        margins: NDArray[np.float64] = score_machine(*rows, self.linear.weights()[:, 0], self.factors, False)
         return margins[:, None]
 
     def arrays(self) -> dict[str, NDArray[Any]]:
@@ -164,87 +162,3 @@ class FMClassifier(OnlineClassifier):
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_class = False
         return tags
-
-
-@numba.njit(cache=True, nogil=True)
-def _noise(seed, slot, f):  # type: ignore[no-untyped-def]
-    """Return a number in (-1, 1), never 0, that depends on its arguments alone (splitmix64: Steele et al. 2014)."""
-    x = np.uint64(seed) * np.uint64(0xD1342543DE82EF95) + np.uint64(slot) * np.uint64(0x2545F4914F6CDD1D)
-    x += (np.uint64(f) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    x ^= x >> np.uint64(31)
-    return (np.float64(x >> np.uint64(11)) + 0.5) / 4503599627370496.0 - 1.0
-
-
-@numba.njit(cache=True, nogil=True)
-def _sums(slots, x, factors, sums):  # type: ignore[no-untyped-def]
-    """Fill `sums` with the sum of v x for each factor; return the pairwise part of the margin."""
-    pairs = 0.0
-    for f in range(sums.size):
-        total, squares = 0.0, 0.0
-        for j in range(x.size):
-            part = factors[slots[j], f, 0] * x[j]
-            total += part
-            squares += part * part
-        sums[f] = total
-        pairs += total * total - squares
-    return 0.5 * pairs
-
-
-@numba.njit(cache=True, nogil=True)
-def _learn(indptr, indices, values, targets, row_weights, memory, factors, rates, factor_rates, seed, scores):  # type: ignore[no-untyped-def]  # noqa: PLR0913, PLR0917 - a kernel takes arrays
-    longest = 1
-    for row in range(targets.size):
-        longest = max(longest, indptr[row + 1] - indptr[row] + 1)
-    block, weights, gradients = np.empty((2, longest)), np.empty(longest), np.empty(longest)
-    sums = np.empty(factors.shape[1])
-    for row in range(targets.size):
-        slots, x = indices[indptr[row] : indptr[row + 1]], values[indptr[row] : indptr[row + 1]]
-        gather(memory, 0, slots, block)
-        weigh(_FTRL, block, x.size + 1, rates, weights)
-        margin = 0.0
-        for j in range(x.size):
-            margin += weights[j] * x[j]
-        scores[row] = sigmoid(margin + weights[x.size] + _sums(slots, x, factors, sums))
-        if row_weights[row] == 0.0:
-            continue
-        slope = (scores[row] - targets[row]) * row_weights[row]
-        for j in range(x.size):
-            gradients[j] = slope * x[j]
-        gradients[x.size] = slope
-        change(_FTRL, block, x.size + 1, rates, weights, gradients)
-        add(memory, 0, slots, block)
-        _learn_factors(slots, x, slope, factors, factor_rates, seed, sums)
-
-
-@numba.njit(cache=True, nogil=True)
-def _learn_factors(slots, x, slope, factors, factor_rates, seed, sums):  # type: ignore[no-untyped-def]  # noqa: PLR0917 - a kernel
-    rate, l2, size = factor_rates
-    begun = True
-    for j in range(x.size):
-        if factors[slots[j], 0, 0] == 0.0 and factors[slots[j], 0, 1] == 0.0:
-            begun = False
-            for f in range(sums.size):
-                factors[slots[j], f, 0] = size * _noise(seed, slots[j], f)
-    if not begun:
-        _sums(slots, x, factors, sums)
-    for j in range(x.size):
-        for f in range(sums.size):
-            v = factors[slots[j], f, 0]
-            g = slope * x[j] * (sums[f] - v * x[j]) + l2 * v
-            factors[slots[j], f, 1] += g * g
-            factors[slots[j], f, 0] = v - rate * g / np.sqrt(1.0 + factors[slots[j], f, 1])
-
-
-@numba.njit(cache=True, nogil=True)
-def _score(indptr, indices, values, weights, factors, link):  # type: ignore[no-untyped-def]  # noqa: PLR0917 - a kernel
-    out, sums = np.empty(indptr.size - 1), np.empty(factors.shape[1])
-    for row in range(out.size):
-        slots, x = indices[indptr[row] : indptr[row + 1]], values[indptr[row] : indptr[row + 1]]
-        margin = 0.0
-        for j in range(x.size):
-            margin += weights[slots[j]] * x[j]
-        margin = margin + weights[-1] + _sums(slots, x, factors, sums)
-        out[row] = sigmoid(margin) if link else margin
-    return out

@@ -29,12 +29,8 @@ coordinate itself ("lazy" Adam), so that rare features are not decayed between t
 ``sgd`` — (w). :math:`w \leftarrow S_{\alpha \lambda_1}(w - \alpha (g + \lambda_2 w))`.
 
 `beta` belongs to ``ftrl`` and ``adagrad``; for ``adam`` the penalties enter as for ``sgd``. A coordinate that a row
-does not touch never changes. The kernels work on a block: the memories of all coordinates of one row, one array per
-number remembered, so that the compiler can use the processor's vector units for the roots and divisions.
+does not touch never changes.
 """
-
-import numba
-import numpy as np
 
 RULES = {"ftrl": 0, "adagrad": 1, "adam": 2, "sgd": 3}
 STATE_WIDTH = {"ftrl": 2, "adagrad": 2, "adam": 4, "sgd": 1}
@@ -42,57 +38,5 @@ STATE_WIDTH = {"ftrl": 2, "adagrad": 2, "adam": 4, "sgd": 1}
 # The rates every rule is called with: (alpha, beta, l1, l2).
 Rates = tuple[float, float, float, float]
 
-_FTRL, _ADAGRAD, _ADAM, _SGD = RULES.values()
-
-
-@numba.njit(cache=True, nogil=True)
-def _shrink(x, threshold):  # type: ignore[no-untyped-def]
-    """Return the soft threshold of `x`, without a branch."""
-    return max(x - threshold, 0.0) + min(x + threshold, 0.0)
-
-
-@numba.njit(cache=True, nogil=True)
-def weigh(rule, block, size, rates, out):  # type: ignore[no-untyped-def]
-    """Fill `out` with the weights that the first `size` memories of `block`, shape (STATE_WIDTH, any), stand for."""
-    if rule != _FTRL:
-        for j in range(size):
-            out[j] = block[0, j]
-        return
-    alpha, beta, l1, l2 = rates
-    per_root, fixed = 1.0 / alpha, beta / alpha + l2
-    z, n = block[0], block[1]
-    for j in range(size):
-        # a coordinate without evidence weighs nothing, also where beta and l2 are zero
-        damping = fixed + np.sqrt(n[j]) * per_root
-        out[j] = -_shrink(z[j], l1) / (damping if damping > 0.0 else 1.0)
-
-
-@numba.njit(cache=True, nogil=True)
-def change(rule, block, size, rates, weights, gradients):  # type: ignore[no-untyped-def]  # noqa: PLR0917 - a kernel
-    """Replace the first `size` memories of `block` by what `gradients`, taken at `weights`, add to them."""
-    alpha, beta, l1, l2 = rates
-    if rule == _FTRL:
-        per_root = 1.0 / alpha
-        z, n = block[0], block[1]
-        for j in range(size):
-            g = gradients[j]
-            z[j] = g - (np.sqrt(n[j] + g * g) - np.sqrt(n[j])) * per_root * weights[j]
-            n[j] = g * g
-    elif rule == _ADAGRAD:
-        for j in range(size):
-            g = gradients[j]
-            root = beta + np.sqrt(block[1, j] + g * g)
-            rate = alpha / root if root > 0.0 else 0.0
-            block[0, j] = _shrink(weights[j] - rate * (g + l2 * weights[j]), rate * l1) - weights[j]
-            block[1, j] = g * g
-    elif rule == _ADAM:
-        for j in range(size):
-            g = gradients[j]
-            m, v, t = 0.9 * block[1, j] + 0.1 * g, 0.999 * block[2, j] + 0.001 * g * g, block[3, j] + 1.0
-            move = alpha * (m / (1.0 - 0.9**t)) / (np.sqrt(v / (1.0 - 0.999**t)) + 1e-8)
-            block[0, j] = _shrink(weights[j] - move - alpha * l2 * weights[j], alpha * l1) - weights[j]
-            block[1, j], block[2, j], block[3, j] = m - block[1, j], v - block[2, j], 1.0
-    else:
-        for j in range(size):
-            g = gradients[j]
-            block[0, j] = _shrink(weights[j] - alpha * (g + l2 * weights[j]), alpha * l1) - weights[j]
+# What a model says of its margins; the compiled kernels know rules and links by number.
+LINKS = {"logistic": 0, "identity": 1, "softmax": 2}

@@ -5,16 +5,17 @@ scikit-learn's `murmurhash3_32` compute, so the exported graph hashes all string
 field and every cross of fields a place of its own in a shared table. A missing string hashes as the empty one.
 """
 
-import numba
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+
+from ml_core.learners.compiled import kernel
 
 _SEED_SALT = 1
 _SEED_FACTOR = 2
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _murmur3(data, start, stop, seed):  # type: ignore[no-untyped-def]
     """Return MurmurHash3_x86_32 of ``data[start:stop]`` as a non-negative int64."""
     low = np.uint64(0xFFFFFFFF)
@@ -45,7 +46,7 @@ def _murmur3(data, start, stop, seed):  # type: ignore[no-untyped-def]
     return np.int64(h)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _hash_each(data, offsets, out):  # type: ignore[no-untyped-def]
     for row in range(out.size):
         out[row] = _murmur3(data, np.int64(offsets[row]), np.int64(offsets[row + 1]), 0)

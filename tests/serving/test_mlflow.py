@@ -58,7 +58,7 @@ def test_the_sidecar_follows_stage_moves_made_by_people(flow: Flow, mlflow_serve
     flow.move(second, "Production", archive=False)
     time.sleep(0.5)
     assert running.get("/version")["version"] == first  # two stand in Production: the transition is not complete
-    flow.move(first, "Archived")
+    flow.move(first, "Archived", archive=False)
     running.wait_version(second)
     flow.move(first, "Production")
     running.wait_version(first)
@@ -105,7 +105,7 @@ def test_mlflows_own_client_and_scorer_get_the_sidecars_scores(flow: Flow, mlflo
     running = sidecar(f"models:/{flow.name}/Production", mlflow_server)
     running.wait_version(version)
     client = ScoringServerClient("127.0.0.1", running.port)
-    assert client.ping().status_code == 200
+    client.ping()
     rows = pd.DataFrame([ROW, {**ROW, "delay": None, "hour": 3.0}, {**ROW, "origin": "JFK"}]).astype(
         {"delay": "float64"}
     )

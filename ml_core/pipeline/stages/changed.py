@@ -7,17 +7,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from ml_core.learners.compiled import kernel
 from ml_core.pipeline.columns import Columns
 from ml_core.pipeline.graph import Dense, GraphWriter, Part
 from ml_core.pipeline.stages.base import Stage, filled
 from ml_core.pipeline.stages.running import Running
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _fill(values, moments, seen, limit, learn, out, missing):  # type: ignore[no-untyped-def]  # noqa: PLR0917 - a kernel
     """Copy `values` into `out` with the running mean in place of NaN, and say where in `missing`."""
     for row in range(values.size):

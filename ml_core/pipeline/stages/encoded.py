@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from ml_core.learners.compiled import kernel
 from ml_core.pipeline.columns import Columns
 from ml_core.pipeline.graph import Dense, GraphWriter, Part, Picked
 from ml_core.pipeline.stages.base import Stage
@@ -19,7 +19,7 @@ from ml_core.pipeline.stages.running import Running
 _CLIP = 8.0
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _scan(values, moments, seen, limit, learn, out):  # type: ignore[no-untyped-def]  # noqa: PLR0917 - a kernel
     """Fill `out`, (n_rows, 2), with (standardised value or 0, is missing); with `learn`, update after each row.
 

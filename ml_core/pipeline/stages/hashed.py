@@ -7,10 +7,10 @@ own (`ml_core.pipeline.hashing`), so that equal strings in different fields do n
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from ml_core.learners.compiled import kernel
 from ml_core.pipeline.columns import Columns
 from ml_core.pipeline.graph import GraphWriter, Part, Picked
 from ml_core.pipeline.hashing import mix_of
@@ -19,7 +19,7 @@ from ml_core.pipeline.stages.base import Stage
 _MAX_BITS = 26
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _place(left, right, factor, other, salt, mask, out):  # type: ignore[no-untyped-def]  # noqa: PLR0917 - a kernel
     for row in range(out.size):
         out[row] = (left[row] * factor + right[row] * other + salt) & mask

@@ -9,10 +9,10 @@ of the rows learned, in order.
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from ml_core.learners.compiled import kernel
 from ml_core.pipeline.columns import Columns, Text
 from ml_core.pipeline.graph import GraphWriter, Part, Picked
 from ml_core.pipeline.stages.base import Stage, State
@@ -20,7 +20,7 @@ from ml_core.pipeline.stages.base import Stage, State
 _MAX_CAP = 1 << 22
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _admit(codes, place, count, room, waiting_room, min_count, learn, out):  # type: ignore[no-untyped-def]  # noqa: PLR0917 - a kernel
     """Fill `out` with slots, admit values as rows come, and return how many rows were turned away for lack of room.
 
