@@ -73,7 +73,9 @@ class DataSettings(_Table):
     key: str = Field(description="the column that names an entity, in every kind of fact that concerns it")
     request_time: str = Field(description="the entity fact's column that holds the instant its features are asked for")
     label_fact: str = Field(description="the kind of fact that carries the label")
-    label: str = Field(description="the label column of that fact: boolean, or 0 and 1; null means no label")
+    label: str = Field(
+        description="the label column of that fact: boolean, 0 and 1, the index of a class, or a number; null: no label"
+    )
     lookback: Duration = Field(description="how far before its request time a feature may look")
     label_window: Duration = Field(description="how long after its request time a label is still joined")
     starts: date = Field(description="the first day of the daily partitions")

@@ -16,13 +16,12 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from ml_core.errors import InputError, PackageError
-from ml_core.flow.package import GOLDEN, GRAPH, verify_package
+from ml_core.flow.package import GOLDEN, GRAPH, TOLERANCE, distance, verify_package
 from ml_core.flow.read import VersionRef
 from serving.packing import packed_session
 from serving.rows import Feed, RowReader
 
 _WARM_UP_ROWS = (1, 64)
-_TOLERANCE = 1e-6
 _OUTPUTS = ["score"]
 
 
@@ -122,10 +121,10 @@ def _prove_golden(model: ServedModel, path: Path) -> None:
     """Hold the way rows really take, from a caller's values to a score, against the trainer's own scores."""
     golden = json.loads(path.read_text(encoding="utf-8"))
     found = model.score(model.rows.columns({name: golden["rows"][name] for name in model.signature}))
-    worst = float(np.abs(found - np.array(golden["scores"])).max(initial=0.0))
-    if worst > _TOLERANCE:
+    worst = distance(found, np.array(golden["scores"]))
+    if worst > TOLERANCE:
         raise PackageError(
-            f"{path}: expected the golden scores within {_TOLERANCE} as served, found one {worst:.3g} away"
+            f"{path}: expected the golden scores within {TOLERANCE} as served, found one {worst:.3g} away"
         )
 
 

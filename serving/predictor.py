@@ -27,13 +27,13 @@ class Prediction(NamedTuple):
 
     Attributes
     ----------
-    score : float
-        P(label = 1).
+    score : float or tuple of float
+        P(label = 1), or the number predicted; with more classes than two the probability of each.
     version : int
         The version that gave it.
     """
 
-    score: float
+    score: float | tuple[float, ...]
     version: int
 
 
@@ -43,7 +43,7 @@ class Predictions:
 
     Attributes
     ----------
-    scores : ndarray of float32, shape (n_rows,)
+    scores : ndarray of float32, shape (n_rows,) or (n_rows, n_classes)
     version : int
     """
 
@@ -116,7 +116,8 @@ class LocalPredictor:
     def predict(self, row: Mapping[str, Any]) -> Prediction:
         """Score one raw row, column name to value; raise InputError when it does not fit the signature."""
         model = self._current()
-        return Prediction(float(model.score(model.rows.records((row,)))[0]), model.version)
+        score = model.score(model.rows.records((row,)))[0]
+        return Prediction(float(score) if score.ndim == 0 else tuple(score.tolist()), model.version)
 
     def predict_batch(
         self, rows: Sequence[Mapping[str, Any]] | Mapping[str, Any] | pa.Table | pa.RecordBatch

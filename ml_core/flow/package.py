@@ -37,7 +37,7 @@ PYFUNC = "code/modelflow_pyfunc.py"
 FORMAT = 1
 
 # How far a predictor's score may lie from the trainer's: the graph answers in float32.
-_TOLERANCE = 1e-6
+TOLERANCE = 1e-6
 _REQUIREMENTS = ("mlflow>=3,<4", "numpy>=1.26", "onnxruntime>=1.20", "pandas>=2")
 
 
@@ -58,7 +58,10 @@ class Package:
     session: onnxruntime.InferenceSession
 
     def score(self, feed: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-        """Return the graph's score of each row, shape (n_rows,), for one 1-D array per column."""
+        """Return the graph's score of each row, for one 1-D array per column.
+
+        Shape (n_rows,), or (n_rows, n_classes) where there are more classes than two.
+        """
         scores: NDArray[np.float32] = self.session.run(None, feed)[0]
         return scores
 
@@ -84,7 +87,7 @@ def write_package(
     signature : mapping of str to str
     golden : pyarrow.Table
         Rows of the signature's columns, odd ones among them.
-    golden_scores : ndarray of float64, shape (n_golden,)
+    golden_scores : ndarray of float64, shape (n_golden,) or (n_golden, n_classes)
         The trainer's own scores of those rows.
     feature_fingerprint : str
     """
@@ -96,7 +99,7 @@ def write_package(
     _write_json(directory / GOLDEN, {"rows": rows, "scores": golden_scores.tolist()})
     (directory / PYFUNC).parent.mkdir()
     shutil.copyfile(Path(__file__).with_name("pyfunc.py"), directory / PYFUNC)
-    _write_mlflow_files(directory, signature)
+    _write_mlflow_files(directory, signature, golden_scores.shape[1:])
     manifest = {
         "format": FORMAT,
         "feature_fingerprint": feature_fingerprint,
@@ -180,6 +183,11 @@ def as_feed(columns: Mapping[str, list[Any]], signature: Mapping[str, str]) -> d
     return feed
 
 
+def distance(found: NDArray[Any], expected: NDArray[np.float64]) -> float:
+    """Return how far scores lie apart at most: absolute up to 1, as every probability is, relative above."""
+    return float((np.abs(found - expected) / np.maximum(1.0, np.abs(expected))).max(initial=0.0))
+
+
 def _prove_golden(package: Package) -> None:
     path = package.directory / GOLDEN
     golden = _read_json(path)
@@ -190,9 +198,9 @@ def _prove_golden(package: Package) -> None:
         raise PackageError(f"{path}: the graph failed on the golden rows: {error}") from error
     if found.shape != expected.shape or not np.isfinite(found).all():
         raise PackageError(f"{path}: expected {expected.size} finite scores, found {found}")
-    worst = float(np.abs(found - expected).max(initial=0.0))
-    if worst > _TOLERANCE:
-        raise PackageError(f"{path}: expected the golden scores within {_TOLERANCE}, found one {worst:.3g} away")
+    worst = distance(found, expected)
+    if worst > TOLERANCE:
+        raise PackageError(f"{path}: expected the golden scores within {TOLERANCE}, found one {worst:.3g} away")
 
 
 def _load_graph(path: Path) -> onnxruntime.InferenceSession:
@@ -205,11 +213,11 @@ def _load_graph(path: Path) -> onnxruntime.InferenceSession:
         raise PackageError(f"{path}: expected a graph this onnxruntime can load, found: {error}") from error
 
 
-def _write_mlflow_files(directory: Path, signature: Mapping[str, str]) -> None:
+def _write_mlflow_files(directory: Path, signature: Mapping[str, str], width: tuple[int, ...]) -> None:
     """Describe the package as an MLflow model; the same bytes for the same signature."""
     types = {"string": "string", "float": "double"}
     inputs = [{"name": name, "type": types[kind], "required": True} for name, kind in signature.items()]
-    outputs = [{"type": "tensor", "tensor-spec": {"dtype": "float32", "shape": [-1]}}]
+    outputs = [{"type": "tensor", "tensor-spec": {"dtype": "float32", "shape": [-1, *width]}}]
     described = {
         "flavors": {
             "python_function": {

@@ -72,6 +72,11 @@ class PipelineModel:
         """
         return cls(settings, schema)
 
+    @property
+    def n_classes(self) -> int:
+        """How many classes it tells apart; 0 where it predicts a number."""
+        return self._n_classes
+
     def learn(self, rows: Rows, labels: ArrayLike) -> NDArray[np.float64]:
         """Score each row, then learn it, in order.
 

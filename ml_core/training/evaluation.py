@@ -8,7 +8,7 @@ that a verdict can be repeated and later versions can be compared on the same ro
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 from zipfile import BadZipFile
 
 import numpy as np
@@ -91,12 +91,16 @@ class ScoredSlice:
         The label, and the score given before the row was learned.
     parent_scores : ndarray of float64, shape (n_rows,), or empty
         What the unchanged parent said of the same rows; empty where there was none.
+    task : {"binary", "multiclass", "regression"}
+        How labels and scores are to be read (`ml_core.training.tasks`); a score of ``multiclass`` is a row of
+        probabilities, shape (n_classes,).
     """
 
     first: int
     labels: NDArray[np.float64]
     scores: NDArray[np.float64]
     parent_scores: NDArray[np.float64]
+    task: Literal["binary", "multiclass", "regression"] = "binary"
 
     @property
     def next(self) -> int:
@@ -111,7 +115,7 @@ class ScoredSlice:
         """Return the rows at offsets [first, stop) that this slice holds."""
         start, end = max(first, self.first), min(stop, self.next)
         cut = slice(start - self.first, max(end, start) - self.first)
-        return ScoredSlice(start, self.labels[cut], self.scores[cut], self.parent_scores[cut])
+        return ScoredSlice(start, self.labels[cut], self.scores[cut], self.parent_scores[cut], self.task)
 
     def save(self, directory: Path) -> Path:
         """Write the slice into `directory` and return the file."""
@@ -119,9 +123,10 @@ class ScoredSlice:
         np.savez(
             file,
             first=np.int64(self.first),
-            labels=self.labels.astype(np.int8),
+            labels=self.labels.astype(np.int8) if self.task == "binary" else self.labels,
             scores=self.scores,
             parent_scores=self.parent_scores,
+            task=np.str_(self.task),
         )
         return file
 
@@ -135,6 +140,7 @@ class ScoredSlice:
                     labels=saved["labels"].astype(np.float64),
                     scores=saved["scores"],
                     parent_scores=saved["parent_scores"],
+                    task=saved["task"].item(),
                 )
         except (OSError, KeyError, ValueError, BadZipFile) as error:
             raise PackageError(f"{file}: expected the scored slice of a training, found {error}") from error

@@ -18,6 +18,7 @@ from ml_core.pipeline import PipelineModel
 from ml_core.project import Flow
 from ml_core.training.evaluation import ScoredSlice
 from ml_core.training.publishing import Trained, no_scores, publish
+from ml_core.training.tasks import task_of
 
 
 def train_full(
@@ -62,6 +63,7 @@ def train_full(
         labels=np.concatenate([part.labels for part in evidence]),
         scores=np.concatenate([part.scores for part in evidence]),
         parent_scores=no_scores(),
+        task=task_of(model.n_classes),
     )
     trained = Trained(kind="full", parent=None, watermark=stop, model=model, evidence=scored)
     return publish(flow, store, registry, trained, tags=tags or {})

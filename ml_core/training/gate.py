@@ -24,7 +24,8 @@ from ml_core.flow.registry import Registry
 from ml_core.flow.verdict import Verdict
 from ml_core.flow.version import ModelVersion
 from ml_core.project import Flow, GateSettings
-from ml_core.training.evaluation import SLICE_FILE, Evaluation, ScoredSlice, row_log_loss
+from ml_core.training.evaluation import SLICE_FILE, ScoredSlice
+from ml_core.training.tasks import figures, row_loss
 
 _RESAMPLES = 1_000
 
@@ -70,38 +71,32 @@ def judge(
     policy : {"first", "non-inferiority", "superiority"}
     challenger : ScoredSlice
         The rows judged on, newest last.
-    champion : ndarray of float64, shape (n_rows,), or None
+    champion : ndarray of float64, shaped as the challenger's scores, or None
         The champion's scores of the same rows; None for the policy ``first``.
     """
     rows = challenger.labels.size
     if not rows or not np.isfinite(challenger.scores).all():
         found = f"{int((~np.isfinite(challenger.scores)).sum())} of {rows} scores are not finite" if rows else "no rows"
         return Verdict(accepted=False, policy=policy, rows=rows, reasons=(f"nothing to judge: {found}",), figures={})
-    evaluation = Evaluation.of(challenger.labels, challenger.scores)
-    figures = evaluation.figures()
+    shown = figures(challenger.task, challenger.labels, challenger.scores)
     reasons = []
     if rows < settings.min_rows:
         reasons.append(f"judged on {rows} rows, at least {settings.min_rows} wanted")
-    gap = abs(evaluation.mean_score - evaluation.label_rate)
-    figures["calibration_error"] = gap
+    gap = shown["calibration_error"]
     if gap > settings.max_calibration_error:
         reasons.append(
             f"mean score and label rate differ by {gap:.4f}, at most {settings.max_calibration_error} allowed"
         )
     if champion is None:
-        if evaluation.normalised_entropy > settings.first_max_normalised_entropy:
-            reasons.append(
-                f"normalised entropy {evaluation.normalised_entropy:.4f},"
-                f" at most {settings.first_max_normalised_entropy} allowed"
-            )
+        ratio = shown.get("skill_ratio", float("inf"))
+        if ratio > settings.first_max_normalised_entropy:
+            reasons.append(f"normalised entropy {ratio:.4f}, at most {settings.first_max_normalised_entropy} allowed")
     else:
-        lower, upper = paired_interval(
-            row_log_loss(challenger.labels, challenger.scores) - row_log_loss(challenger.labels, champion),
-            confidence=settings.confidence,
-        )
+        losses, theirs = (row_loss(challenger.task, challenger.labels, said) for said in (challenger.scores, champion))
+        lower, upper = paired_interval(losses - theirs, confidence=settings.confidence)
         margin = settings.non_inferiority_margin if policy == "non-inferiority" else -settings.superiority_margin
-        figures |= {
-            "champion_log_loss": Evaluation.of(challenger.labels, champion).log_loss,
+        shown |= {
+            "champion_log_loss": float(theirs.mean()),
             "log_loss_difference_lower": lower,
             "log_loss_difference_upper": upper,
         }
@@ -110,7 +105,7 @@ def judge(
                 f"log loss may exceed the champion's by {upper:+.5f} (upper end of the {settings.confidence:.0%}"
                 f" interval), less than {margin:+.5f} wanted for {policy}"
             )
-    return Verdict(accepted=not reasons, policy=policy, rows=rows, reasons=tuple(reasons), figures=figures)
+    return Verdict(accepted=not reasons, policy=policy, rows=rows, reasons=tuple(reasons), figures=shown)
 
 
 def paired_interval(differences: NDArray[np.float64], *, confidence: float, seed: int = 0) -> tuple[float, float]:

@@ -18,6 +18,7 @@ from ml_core.pipeline import PipelineModel
 from ml_core.project import Flow
 from ml_core.training.evaluation import ScoredSlice
 from ml_core.training.publishing import Trained, publish
+from ml_core.training.tasks import task_of
 
 
 def train_increment(
@@ -49,7 +50,7 @@ def train_increment(
         package = registry.download(head, Path(scratch))
         model = PipelineModel.load(package / "state", flow.pipeline)
     # The parent scores the whole slice first, as it would have served it; then the same object learns.
-    parent_scores = [model.predict_proba(batch) for batch in store.example_batches(head.watermark, stop)]
+    parent_scores = [model.predict(batch) for batch in store.example_batches(head.watermark, stop)]
     labels, scores = [], []
     for batch in store.example_batches(head.watermark, stop):
         labels.append(batch.column("label").to_numpy(zero_copy_only=False))
@@ -59,6 +60,7 @@ def train_increment(
         labels=np.concatenate(labels).astype(np.float64),
         scores=np.concatenate(scores),
         parent_scores=np.concatenate(parent_scores),
+        task=task_of(model.n_classes),
     )
     trained = Trained(kind="incremental", parent=head.version, watermark=stop, model=model, evidence=evidence)
     return publish(flow, store, registry, trained, tags=tags or {})

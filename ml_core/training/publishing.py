@@ -19,7 +19,8 @@ from ml_core.flow.registry import Registry
 from ml_core.flow.version import ModelVersion
 from ml_core.pipeline import PipelineModel
 from ml_core.project import Flow
-from ml_core.training.evaluation import Evaluation, ScoredSlice
+from ml_core.training.evaluation import ScoredSlice
+from ml_core.training.tasks import figures
 
 _GOLDEN_ROWS = 32
 
@@ -71,7 +72,7 @@ def publish(
             state=state,
             signature=trained.model.signature,
             golden=golden,
-            golden_scores=trained.model.predict_proba(golden),
+            golden_scores=trained.model.predict(golden),
             feature_fingerprint=own_tags["feature_fingerprint"],
         )
         return registry.publish(
@@ -85,10 +86,10 @@ def publish(
 
 def _metrics(flow: Flow, trained: Trained) -> dict[str, float]:
     recent = trained.evidence.last(flow.gate.max_rows)
-    metrics = Evaluation.of(recent.labels, recent.scores).figures()
+    metrics = figures(recent.task, recent.labels, recent.scores)
     metrics["slice_rows"] = float(trained.evidence.labels.size)
     if recent.parent_scores.size:
-        metrics["parent_log_loss"] = Evaluation.of(recent.labels, recent.parent_scores).log_loss
+        metrics["parent_log_loss"] = figures(recent.task, recent.labels, recent.parent_scores)["loss"]
     return metrics
 
 
