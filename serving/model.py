@@ -6,7 +6,7 @@ was published and as it is served, and rows of nulls. Scoring is pure, so any nu
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from ml_core.errors import InputError, PackageError
 from ml_core.flow.package import GOLDEN, GRAPH, TOLERANCE, distance, verify_package
 from ml_core.flow.read import VersionRef
-from serving.packing import packed_session
+from serving.packing import open_session, packed_graph
 from serving.rows import Feed, RowReader
+from serving.scorer import RowScorer, prove_scorer
 
 _WARM_UP_ROWS = (1, 64)
 _OUTPUTS = ["score"]
@@ -38,6 +39,8 @@ class ServedModel:
     loaded_at : datetime
     from_cache : bool
         Whether it came from the local cache while the registry could not give it.
+    scorer : RowScorer or None
+        Says what the graph says of a single row, much faster; None where the graph is not a sum of columns.
     """
 
     ref: VersionRef
@@ -45,6 +48,7 @@ class ServedModel:
     rows: RowReader
     loaded_at: datetime
     from_cache: bool = False
+    scorer: RowScorer | None = None
 
     @property
     def version(self) -> int:
@@ -76,6 +80,18 @@ class ServedModel:
             raise InputError(f"row {row}: its numbers are so large that the model has no finite score for it", row=row)
         return scores
 
+    def score_row(self, row: Mapping[str, Any]) -> float | tuple[float, ...]:
+        """Return the score of one raw row, for more classes than two one each; raise as `score` does.
+
+        The scorer's answer and the graph's lie within 1e-6 of each other.
+        """
+        if self.scorer is not None:
+            score = self.scorer.score(row)
+            if score is not None:
+                return score
+        answer = self.score(self.rows.records((row,)))[0]
+        return float(answer) if answer.ndim == 0 else tuple(answer.tolist())
+
     def described(self) -> dict[str, Any]:
         """Return what `/version` says."""
         tags = self.ref.tags
@@ -91,6 +107,7 @@ class ServedModel:
             "manifest_sha256": self.ref.manifest_sha256,
             "loaded_at": self.loaded_at.isoformat(),
             "from_cache": self.from_cache,
+            "row_scorer": self.scorer is not None,
         }
 
 
@@ -110,16 +127,16 @@ def prove(
             " by a flow are served"
         )
     package = verify_package(directory, expect_digest=ref.manifest_sha256)
-    session = packed_session((directory / GRAPH).read_bytes(), package.signature)
+    packed = packed_graph((directory / GRAPH).read_bytes(), package.signature)
     rows = RowReader(package.signature, refuse_extra=refuse_extra)
-    model = ServedModel(ref, session, rows, loaded_at, from_cache)
-    _prove_golden(model, directory / GOLDEN)
-    return model
+    model = ServedModel(ref, open_session(packed), rows, loaded_at, from_cache)
+    golden = json.loads((directory / GOLDEN).read_text(encoding="utf-8"))
+    _prove_golden(model, golden, directory / GOLDEN)
+    return replace(model, scorer=prove_scorer(packed, rows, model.score, golden["rows"]))
 
 
-def _prove_golden(model: ServedModel, path: Path) -> None:
+def _prove_golden(model: ServedModel, golden: Mapping[str, Any], path: Path) -> None:
     """Hold the way rows really take, from a caller's values to a score, against the trainer's own scores."""
-    golden = json.loads(path.read_text(encoding="utf-8"))
     found = model.score(model.rows.columns({name: golden["rows"][name] for name in model.signature}))
     worst = distance(found, np.array(golden["scores"]))
     if worst > TOLERANCE:

@@ -20,8 +20,16 @@ NUMBERS: Final = "numbers"
 _INPUTS: Final = ((STRINGS, "string", TensorProto.STRING), (NUMBERS, "float", TensorProto.FLOAT))
 
 
-def packed_session(graph: bytes, signature: Mapping[str, str]) -> onnxruntime.InferenceSession:
-    """Return a session of the packed graph, for one thread a call.
+def open_session(packed: bytes) -> onnxruntime.InferenceSession:
+    """Return a session of a packed graph, for one thread a call."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4
+    return onnxruntime.InferenceSession(packed, options, providers=["CPUExecutionProvider"])
+
+
+def packed_graph(graph: bytes, signature: Mapping[str, str]) -> bytes:
+    """Return a graph with its columns packed.
 
     Parameters
     ----------
@@ -30,15 +38,6 @@ def packed_session(graph: bytes, signature: Mapping[str, str]) -> onnxruntime.In
     signature : mapping of str to str
         Its columns in order; a matrix holds those of its kind in this order.
     """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 4
-    packed = packed_graph(graph, signature)
-    return onnxruntime.InferenceSession(packed, options, providers=["CPUExecutionProvider"])
-
-
-def packed_graph(graph: bytes, signature: Mapping[str, str]) -> bytes:
-    """Return the graph with its columns packed."""
     model = onnx.load_model_from_string(graph)
     del model.graph.input[:]
     for matrix, kind, element in _INPUTS:

@@ -37,6 +37,9 @@ class Prediction(NamedTuple):
     version: int
 
 
+_answer = tuple.__new__  # what `Prediction(...)` does, in half the time
+
+
 @dataclass(frozen=True, slots=True)
 class Predictions:
     """The answers to one call, all of one version.
@@ -115,9 +118,8 @@ class LocalPredictor:
 
     def predict(self, row: Mapping[str, Any]) -> Prediction:
         """Score one raw row, column name to value; raise InputError when it does not fit the signature."""
-        model = self._current()
-        score = model.score(model.rows.records((row,)))[0]
-        return Prediction(float(score) if score.ndim == 0 else tuple(score.tolist()), model.version)
+        model = self.follower.current or self._current()
+        return _answer(Prediction, (model.score_row(row), model.version))
 
     def predict_batch(
         self, rows: Sequence[Mapping[str, Any]] | Mapping[str, Any] | pa.Table | pa.RecordBatch

@@ -13,8 +13,9 @@ an unseen string                          scored: it hashes to a slot like any o
 a string that is not valid Unicode        refused: half of a surrogate pair has no UTF-8
 ========================================  ==================================================================
 
-The policy is `_string` and `_number`, value by value. Whole rows and columns of ordinary types take a shorter way to
-the same result. Number columns are float32 by contract; a number that float32 cannot hold exactly is rounded to it.
+The policy is `read_string` and `read_number`, value by value. Whole rows and columns of ordinary types take a shorter
+way to the same result. Number columns are float32 by contract; a number that float32 cannot hold exactly is rounded to
+it.
 """
 
 import math
@@ -62,6 +63,7 @@ class RowReader:
     ----------
     strings, numbers : tuple of str
         The columns that are the rows of either matrix.
+    refuse_extra : bool
 
     All methods raise InputError and are safe to call from several threads.
     """
@@ -71,9 +73,9 @@ class RowReader:
         self.strings = tuple(name for name, kind in signature.items() if kind == "string")
         self.numbers = tuple(name for name, kind in signature.items() if kind == "float")
         self._order = (*self.strings, *self.numbers)
-        self._refuse_extra = refuse_extra
+        self.refuse_extra = refuse_extra
         self._layouts: dict[tuple[Any, ...], _Layout] = {}
-        self._by_name = _Layout(_picker(self.strings), _picker(self.numbers))
+        self._by_name = _Layout(picker(self.strings), picker(self.numbers))
 
     def split(self, names: Sequence[Any], data: Sequence[Sequence[Any]]) -> Feed:
         """Read rows that are lists of values in the order of `names`."""
@@ -89,7 +91,7 @@ class RowReader:
 
     def records(self, rows: Sequence[Mapping[str, Any]]) -> Feed:
         """Read rows that are mappings of column to value."""
-        if self._refuse_extra:
+        if self.refuse_extra:
             for index, row in enumerate(rows):
                 self._check_extra(row, index)
         try:
@@ -107,12 +109,12 @@ class RowReader:
     def _row(self, strings: Sequence[Any], numbers: Sequence[Any]) -> Feed:
         """Read one row, already picked apart."""
         if not set(map(type, strings)) <= _ORDINARY_STRINGS:
-            strings = [_string(name, 0, value) for name, value in zip(self.strings, strings, strict=True)]
+            strings = [read_string(name, 0, value) for name, value in zip(self.strings, strings, strict=True)]
         values = None
         if set(map(type, numbers)) <= _ORDINARY_NUMBERS:
             values = _exact(numbers)
         if values is None:
-            values = np.array([_number(name, 0, value) for name, value in zip(self.numbers, numbers, strict=True)])
+            values = np.array([read_number(name, 0, value) for name, value in zip(self.numbers, numbers, strict=True)])
         return self._feed(np.array(strings, object).reshape(-1, 1), values.astype(np.float32).reshape(-1, 1))
 
     def _columns(self, columns: Sequence[Any]) -> Feed:
@@ -153,7 +155,7 @@ class RowReader:
             twice = next(name for name in names if list(names).count(name) > 1)
             raise InputError(f"column {twice!r}: named twice", column=str(twice))
         self._check_names(position)
-        layout = _Layout(*(_picker([position[name] for name in part]) for part in (self.strings, self.numbers)))
+        layout = _Layout(*(picker([position[name] for name in part]) for part in (self.strings, self.numbers)))
         if len(self._layouts) >= _MOST_LAYOUTS:
             self._layouts.clear()
         self._layouts[key] = layout
@@ -164,7 +166,7 @@ class RowReader:
         for name in self.signature:
             if name not in given:
                 raise InputError(_missing(name, given), column=name)
-        if self._refuse_extra:
+        if self.refuse_extra:
             self._check_extra(given, None)
 
     def _check_extra(self, names: Iterable[Any], row: int | None) -> None:
@@ -185,7 +187,7 @@ def _missing(name: str, given: Iterable[Any]) -> str:
     return f"column {name!r}: expected, found missing; {hint}"
 
 
-def _picker(keys: Sequence[Any]) -> Callable[[Any], Sequence[Any]]:
+def picker(keys: Sequence[Any]) -> Callable[[Any], Sequence[Any]]:
     """Return a function that picks several items as a sequence; `itemgetter` does so for two and more."""
     if len(keys) > 1:
         return itemgetter(*keys)
@@ -204,7 +206,7 @@ def _exact(values: Sequence[Any]) -> NDArray[np.float64] | None:
 def _string_column(name: str, values: Any) -> Sequence[str]:
     listed = _listed(values)
     if not set(map(type, listed)) <= _ORDINARY_STRINGS:
-        listed = [_string(name, index, value) for index, value in enumerate(listed)]
+        listed = [read_string(name, index, value) for index, value in enumerate(listed)]
     return listed
 
 
@@ -216,7 +218,7 @@ def _number_column(name: str, values: Any) -> NDArray[np.floating[Any]]:
         listed = _listed(values)
         read = _exact(listed) if set(map(type, listed)) <= _ORDINARY_NUMBERS else None
     if read is None:
-        read = np.array([_number(name, index, value) for index, value in enumerate(listed)], np.float64)
+        read = np.array([read_number(name, index, value) for index, value in enumerate(listed)], np.float64)
     return read
 
 
@@ -231,7 +233,7 @@ def _listed(values: Any) -> Sequence[Any]:
     return list(values)
 
 
-def _string(name: str, row: int, value: Any) -> str:
+def read_string(name: str, row: int, value: Any) -> str:
     """Return a string column's value by the policy above."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
@@ -240,7 +242,7 @@ def _string(name: str, row: int, value: Any) -> str:
     raise _unfit(name, row, "a string or null", value)
 
 
-def _number(name: str, row: int, value: Any) -> float:
+def read_number(name: str, row: int, value: Any) -> float:
     """Return a number column's value by the policy above."""
     if value is None:
         return math.nan

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 
 from ml_core.pipeline import PipelineModel
 from ml_core.project import PipelineSettings
-from serving.packing import NUMBERS, STRINGS, packed_graph, packed_session
+from serving.packing import NUMBERS, STRINGS, open_session, packed_graph
 
 SCHEMA = {"a": "string", "x": "float", "b": "string", "y": "float", "c": "string", "z": "float"}
 ESTIMATOR = {"name": "FTRLClassifier", "alpha": 0.5, "beta": 1.0, "l1": 0.0, "l2": 0.1}
@@ -37,7 +37,7 @@ def assert_same_scores(graph: bytes, signature: Mapping[str, str]) -> None:
             for matrix, kind in ((STRINGS, "string"), (NUMBERS, "float"))
             if kind in signature.values()
         }
-        assert packed_session(graph, signature).run(None, feed)[0].tolist() == expected.tolist()
+        assert open_session(packed_graph(graph, signature)).run(None, feed)[0].tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_a_stack_in_another_order_is_not_taken_for_the_matrix() -> None:
         constants,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    session = packed_session(model.SerializeToString(), {"x": "float", "y": "float"})
+    session = open_session(packed_graph(model.SerializeToString(), {"x": "float", "y": "float"}))
     assert session.run(None, {NUMBERS: np.array([[1.0], [2.0]], np.float32)})[0].tolist() == [2.0]
 
 
