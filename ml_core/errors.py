@@ -17,6 +17,8 @@ ModelFlowError
 ├── PromotionError            a transition was asked for that the flow's rules forbid
 ├── NotReadyError             no verified model is loaded yet                         (retryable)
 ├── RequestError              a request to a predictor is refused before its rows are read
+│   ├── UnauthorizedError     it carries no token, or none that is known here
+│   ├── MediaTypeError        its body is of a kind that is not read here
 │   ├── LimitError            it is larger than the predictor's limits allow
 │   ├── LateRequestError      it did not arrive whole in time                         (retryable)
 │   └── OverloadedError       too many requests are in flight                         (retryable)
@@ -121,6 +123,14 @@ class NotReadyError(ModelFlowError):
 
 class RequestError(ModelFlowError):
     """A request to a predictor is refused before its rows are read."""
+
+
+class UnauthorizedError(RequestError):
+    """A request carries no token, or none that is known here."""
+
+
+class MediaTypeError(RequestError):
+    """A request's body is of a kind that is not read here."""
 
 
 class LimitError(RequestError):

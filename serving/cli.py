@@ -36,7 +36,13 @@ def serve(  # noqa: PLR0913, PLR0917 - a command's options
     max_body_bytes: Annotated[int, _option("MAX_BODY_BYTES", "the largest body")] = _LIMITS.body_bytes,
     max_rows: Annotated[int, _option("MAX_ROWS", "the most rows in one request")] = _LIMITS.rows,
     max_in_flight: Annotated[int, _option("MAX_IN_FLIGHT", "the most requests at once")] = _LIMITS.in_flight,
-    deadline: Annotated[float, _option("DEADLINE", "seconds a request may take to arrive")] = _LIMITS.deadline_s,
+    max_queue: Annotated[int, _option("MAX_QUEUE", "the most large requests waiting to be scored")] = _LIMITS.queue,
+    deadline: Annotated[
+        float, _option("DEADLINE", "seconds a request may take to arrive, to wait, and to be read")
+    ] = _LIMITS.deadline_s,
+    tokens: Annotated[Path | None, _option("TOKENS", "a file of bearer tokens, one a line; reloaded")] = None,
+    certificate: Annotated[Path | None, _option("CERTIFICATE", "a PEM file: speak TLS, with --key")] = None,
+    key: Annotated[Path | None, _option("KEY", "the certificate's key, a PEM file")] = None,
     access_log: Annotated[bool, _option("ACCESS_LOG", "log every request as a line of JSON")] = False,
     die_with_parent: Annotated[int | None, typer.Option(help="end when this parent process is gone")] = None,
 ) -> None:
@@ -51,6 +57,9 @@ def serve(  # noqa: PLR0913, PLR0917 - a command's options
             port=port,
             parent=die_with_parent,
             access_log=access_log,
+            tokens=tokens,
+            certificate=certificate,
+            key=key,
             follower=FollowerSettings(
                 poll_interval_s=poll_interval,
                 registry_timeout_s=registry_timeout,
@@ -58,6 +67,12 @@ def serve(  # noqa: PLR0913, PLR0917 - a command's options
                 accept_new_signature=accept_new_signature,
                 refuse_extra=refuse_extra,
             ),
-            limits=Limits(body_bytes=max_body_bytes, rows=max_rows, in_flight=max_in_flight, deadline_s=deadline),
+            limits=Limits(
+                body_bytes=max_body_bytes,
+                rows=max_rows,
+                in_flight=max_in_flight,
+                queue=max_queue,
+                deadline_s=deadline,
+            ),
         )
     )

@@ -1,13 +1,14 @@
-"""The sidecar's face: a plain ASGI application over one follower.
+"""The sidecar's face: an ASGI application over one follower, and a short way into it for small requests.
 
 ========================================  ========================================================================
-POST /invocations                         MLflow's scoring protocol
+POST /invocations                         MLflow's scoring protocol, or rows as an Arrow IPC stream
 POST /v2/models/{flow}/infer              the Open Inference Protocol; also `/v2`, `/v2/models/{flow}`, `.../ready`,
                                           and under `.../versions/{version}` for the version that is served
 GET /ping, /health, /v2/health/ready      200 if and only if a verified model is loaded
 GET /v2/health/live                       200 while the follower follows
-GET /version, /status                     the served version; everything the follower knows
+GET /version, /status                     the served version; everything the follower knows, for programs and people
 GET /metrics                              for Prometheus
+GET /docs, /openapi.json                  this table, with every body and answer
 ========================================  ========================================================================
 
 A request reads the current model once and is answered by it alone; `X-Model-Version` says which it was. A row is scored
@@ -16,18 +17,28 @@ on the event loop, because it takes tens of microseconds, less than handing it o
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from http import HTTPStatus
+from itertools import count
+from os import getpid
 from time import perf_counter
 from typing import Any
 
 import orjson
 
-from ml_core.errors import LateRequestError, LimitError, ModelFlowError, NotReadyError, OverloadedError
-from serving import inference, wire
+from ml_core.errors import (
+    LateRequestError,
+    LimitError,
+    ModelFlowError,
+    NotReadyError,
+    OverloadedError,
+    UnauthorizedError,
+)
+from serving import arrow, inference, wire
+from serving.access import Tokens
 from serving.follower import Follower
 from serving.model import ServedModel
 from serving.settings import Limits
@@ -37,11 +48,18 @@ from serving.telemetry import CONTENT_TYPE, Telemetry
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Head = Mapping[bytes, bytes]
+Headers = tuple[tuple[bytes, bytes], ...]
 
 _LOG = logging.getLogger("modelflow.serving")
 _ACCESS = logging.getLogger("modelflow.access")
 _JSON = b"application/json"
 _BATCH_THREADS = 2
+_LONGEST_ID = 128
+_OPEN_TO_ALL = frozenset(("/ping", "/health", "/v2/health/ready", "/v2/health/live"))
+_READ = frozenset(
+    (b"content-type", b"content-length", b"content-encoding", b"accept", b"authorization", b"x-request-id")
+) | {inference.JSON_LENGTH}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +69,16 @@ class Reply:
     status: int
     body: bytes
     content_type: bytes = _JSON
-    headers: tuple[tuple[bytes, bytes], ...] = ()
+    headers: Headers = ()
 
 
-Read = Callable[..., Any]
-Scored = tuple[bytes, int, tuple[float, float, float, float]]
+@dataclass(frozen=True, slots=True)
+class _Scored:
+    """An answer to rows, and what is counted about it."""
+
+    reply: Reply
+    rows: int
+    marks: tuple[float, float, float, float]
 
 
 class Sidecar:
@@ -67,120 +90,165 @@ class Sidecar:
     limits : Limits
     access_log : bool
         Whether every request is logged.
+    tokens : Tokens, optional
+        Who may ask anything but whether the sidecar is alive and ready; without, everybody.
+
+    Attributes
+    ----------
+    short_ways : mapping of bytes to str
+        The paths of small requests that a connection may hand to `answer` as soon as they have arrived.
     """
 
-    def __init__(self, follower: Follower, *, limits: Limits | None = None, access_log: bool = False) -> None:
+    def __init__(
+        self,
+        follower: Follower,
+        *,
+        limits: Limits | None = None,
+        access_log: bool = False,
+        tokens: Tokens | None = None,
+    ) -> None:
         self.telemetry = Telemetry(follower)
         self._follower = follower
         self._limits = limits or Limits()
         self._access_log = access_log
+        self._tokens = tokens
         self._threads = ThreadPoolExecutor(_BATCH_THREADS, "large-batch")
+        self._bytes_held = 0
+        self._ids = count()
         model = f"/v2/models/{follower.address.flow}"
         self._gets: dict[str, Callable[[], Reply]] = {
             **dict.fromkeys(("/ping", "/health", "/v2/health/ready", f"{model}/ready"), self._ready),
             "/v2/health/live": self._live,
-            "/v2": lambda: Reply(200, orjson.dumps({"name": "modelflow", "version": "2", "extensions": []})),
+            "/v2": lambda: Reply(200, inference.SERVER),
             model: self._metadata,
             "/version": self._version,
             "/status": lambda: Reply(200, orjson.dumps(status_of_follower(follower))),
             "/metrics": lambda: Reply(200, self.telemetry.render(), CONTENT_TYPE),
         }
-        self._posts: dict[str, Callable[[ServedModel, bytes], Scored]] = {
-            "/invocations": self._invoke,
-            f"{model}/infer": self._infer,
+        self._codecs: dict[str, Callable[[Head], wire.Codec]] = {
+            "/invocations": lambda head: arrow.CODEC if arrow.is_arrow(head) else wire.json_codec(head),
+            f"{model}/infer": inference.codec,
         }
         self._versioned = f"{model}/versions/"
         self._model = model
+        self.short_ways = {path.encode(): path for path in self._codecs}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         started = perf_counter()
-        path = scope["path"]
+        path, head = scope["path"], _read(scope["headers"])
         if path.startswith(self._versioned):
             path = self._of_served_version(path)
         try:
-            reply = await self._answer(path, scope, receive)
-        except ModelFlowError as error:
-            reply = self._refusal(path, error)
-        except Exception as error:  # the process boundary: the caller learns nothing, the log all  # noqa: BLE001
-            _LOG.exception("%s failed", path)
+            reply = await self._answer(path, scope["method"], head, receive)
+        except Exception as error:  # the process boundary: `_refusal` logs what is ours  # noqa: BLE001
             reply = self._refusal(path, error)
         if reply is None:
             return
-        known = path if path in self._posts or path in self._gets else "other"
-        self.telemetry.requests[known, reply.status] += 1
-        if self._access_log:
-            _ACCESS.info(_access_line(scope, reply, perf_counter() - started))
+        reply = self._told(path, scope["method"], head, reply, started=started, client=scope.get("client"))
         headers = [(b"content-type", reply.content_type), (b"content-length", b"%d" % len(reply.body)), *reply.headers]
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
         await send({"type": "http.response.body", "body": reply.body})
+
+    def answer(self, path: str, headers: Iterable[tuple[bytes, bytes]], body: bytes, *, client: Any = None) -> Reply:
+        """Answer a small POST that has arrived whole, at once."""
+        started = perf_counter()
+        head = _read(headers)
+        try:
+            codec = self._admitted(path, head)
+            reply = self._count(self._score(codec, self._served(), head, body))
+        except Exception as error:  # the process boundary: `_refusal` logs what is ours  # noqa: BLE001
+            reply = self._refusal(path, error)
+        return self._told(path, "POST", head, reply, started=started, client=client)
+
+    def late(self, path: str) -> Reply:
+        """Return the answer to a small POST that did not arrive in time."""
+        error = LateRequestError(f"expected the whole body within {self._limits.deadline_s} s")
+        return self._told(path, "POST", {}, self._refusal(path, error), started=perf_counter(), client=None)
+
+    def tick(self) -> None:
+        """Do what is due once a second."""
+        if self._tokens is not None:
+            self._tokens.reload()
 
     def close(self) -> None:
         """Let go of the threads."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _answer(self, path: str, scope: Scope, receive: Receive) -> Reply | None:
-        method = scope["method"]
-        predict = self._posts.get(path)
-        if predict is not None:
+    async def _answer(self, path: str, method: str, head: Head, receive: Receive) -> Reply | None:
+        if path in self._codecs:
             if method != "POST":
                 return _plain(HTTPStatus.METHOD_NOT_ALLOWED, f"{path} takes POST", ((b"allow", b"POST"),))
-            return await self._predict(predict, scope, receive)
+            return await self._predict(self._admitted(path, head), head, receive)
         show = self._gets.get(path)
         if show is None:
-            return _plain(HTTPStatus.NOT_FOUND, "no such path, model or version; see /status")
+            return _plain(HTTPStatus.NOT_FOUND, "no such path, model or version; see /docs")
         if method not in {"GET", "HEAD"}:
             return _plain(HTTPStatus.METHOD_NOT_ALLOWED, f"{path} takes GET", ((b"allow", b"GET, HEAD"),))
+        if path not in _OPEN_TO_ALL:
+            self._check_token(head)
         return show()
 
-    async def _predict(
-        self, predict: Callable[[ServedModel, bytes], Scored], scope: Scope, receive: Receive
-    ) -> Reply | None:
-        telemetry, limits = self.telemetry, self._limits
-        if telemetry.in_flight >= limits.in_flight:
-            raise OverloadedError(f"expected at most {limits.in_flight} requests in flight; try again in a moment")
-        if not self._speaks_json(scope):
-            return _plain(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "expected content-type application/json")
+    def _admitted(self, path: str, head: Head) -> wire.Codec:
+        """Return the codec of a request whose head is in order; otherwise raise what is wrong with it."""
+        self._check_token(head)
+        codec = self._codecs[path](head)
+        length = head.get(b"content-length", b"0")
+        self._check_size(int(length) if len(length) < 20 and length.isdigit() else 0)  # noqa: PLR2004 - more is no size
+        if self.telemetry.in_flight >= self._limits.in_flight:
+            raise OverloadedError(
+                f"expected at most {self._limits.in_flight} requests in flight; try again in a moment"
+            )
+        return codec
+
+    async def _predict(self, codec: wire.Codec, head: Head, receive: Receive) -> Reply | None:
+        telemetry = self.telemetry
         telemetry.in_flight += 1
+        parts: list[bytes] = []
         try:
-            body = await self._body(receive)
-            if body is None:
+            if not await self._arrived(receive, parts):
                 return None
-            model = self._follower.current
-            if model is None:
-                raise NotReadyError("no verified model is loaded yet; see /status")
-            if len(body) <= limits.inline_bytes:
-                content, rows, marks = predict(model, body)
-            else:
-                content, rows, marks = await self._in_thread(partial(predict, model, body))
+            body = parts[0] if len(parts) == 1 else b"".join(parts)
+            model = self._served()
+            if len(body) <= self._limits.inline_bytes:
+                return self._count(self._score(codec, model, head, body))
+            return self._count(await self._in_thread(partial(self._score, codec, model, head, body)))
         finally:
             telemetry.in_flight -= 1
-        telemetry.scored(rows, marks)
-        return Reply(200, content, headers=((b"x-model-version", b"%d" % model.version),))
+            self._bytes_held -= sum(map(len, parts))
 
-    async def _in_thread(self, work: Callable[[], Scored]) -> Scored:
+    async def _in_thread(self, work: Callable[[], _Scored]) -> _Scored:
+        telemetry = self.telemetry
+        if telemetry.queued >= self._limits.queue:
+            raise OverloadedError(
+                f"expected at most {self._limits.queue} large requests waiting; try again in a moment"
+            )
+        telemetry.queued += 1
         try:
             async with asyncio.timeout(self._limits.deadline_s):
                 return await asyncio.get_running_loop().run_in_executor(self._threads, work)
         except TimeoutError as error:
             raise OverloadedError("large requests take longer than allowed; try again in a moment") from error
+        finally:
+            telemetry.queued -= 1
 
-    async def _body(self, receive: Receive) -> bytes | None:
-        """Return the whole body; None when the caller went away."""
+    async def _arrived(self, receive: Receive, parts: list[bytes]) -> bool:
+        """Take the body in, part by part; say whether the caller was there to the end."""
         try:
             async with asyncio.timeout(self._limits.deadline_s):
-                message = await receive()
-                body: bytes = message.get("body", b"")
-                if message["type"] == "http.request" and not message.get("more_body"):
-                    self._check_size(len(body))
-                    return body
-                chunks, size = [body], len(body)
-                while message.get("more_body"):
+                size, more = 0, True
+                while more:
                     message = await receive()
-                    chunks.append(message.get("body", b""))
-                    size += len(chunks[-1])
+                    if message["type"] == "http.disconnect":
+                        return False
+                    parts.append(message.get("body", b""))
+                    size += len(parts[-1])
+                    self._bytes_held += len(parts[-1])
                     self._check_size(size)
-                return None if message["type"] == "http.disconnect" else b"".join(chunks)
+                    if self._bytes_held > self._limits.held_bytes:
+                        raise OverloadedError("too many large bodies at once; try again in a moment")
+                    more = message.get("more_body", False)
+                return True
         except TimeoutError as error:
             raise LateRequestError(f"expected the whole body within {self._limits.deadline_s} s") from error
 
@@ -188,44 +256,51 @@ class Sidecar:
         if size > self._limits.body_bytes:
             raise LimitError(f"expected a body of at most {self._limits.body_bytes} bytes; send the rows in parts")
 
-    def _speaks_json(self, scope: Scope) -> bool:
-        """Say whether the body is announced as JSON or not announced; refuse it by its announced size."""
-        json = True
-        for name, value in scope["headers"]:
-            if name == b"content-type":
-                json = b"json" in value
-            elif name == b"content-length" and len(value) < 20 and value.isdigit():  # noqa: PLR2004 - more is no size
-                self._check_size(int(value))
-        return json
+    def _check_token(self, head: Head) -> None:
+        if self._tokens is not None and not self._tokens.hold(head.get(b"authorization", b"")):
+            raise UnauthorizedError("expected the header `Authorization: Bearer <token>` with a token known here")
 
-    def _invoke(self, model: ServedModel, body: bytes) -> Scored:
+    def _score(self, codec: wire.Codec, model: ServedModel, head: Head, body: bytes) -> _Scored:
         started = perf_counter()
-        feed = wire.read_invocation(wire.read_json(body), model.rows, most_rows=self._limits.rows)
+        asked, (score, rows) = codec.read(body, head, model.rows, self._limits.rows)
         parsed = perf_counter()
-        scores = model.score(feed)
+        scores = score(model, rows)
         scored = perf_counter()
-        content = wire.write_invocation(scores)
-        return content, len(scores), (started, parsed, scored, perf_counter())
+        content, content_type, headers = codec.write(scores, model, asked, head)
+        reply = Reply(200, content, content_type, ((b"x-model-version", b"%d" % model.version), *headers))
+        return _Scored(reply, len(scores), (started, parsed, scored, perf_counter()))
 
-    def _infer(self, model: ServedModel, body: bytes) -> Scored:
-        started = perf_counter()
-        request = wire.read_json(body)
-        feed = inference.read_inference(request, model.rows, most_rows=self._limits.rows)
-        parsed = perf_counter()
-        scores = model.score(feed)
-        scored = perf_counter()
-        content = inference.write_inference(scores, model, request)
-        return content, len(scores), (started, parsed, scored, perf_counter())
+    def _count(self, scored: _Scored) -> Reply:
+        self.telemetry.scored(scored.rows, scored.marks)
+        return scored.reply
 
     def _refusal(self, path: str, error: Exception) -> Reply:
         status, code = wire.status_of(error)
+        if not isinstance(error, ModelFlowError):
+            _LOG.error("%s failed", path, exc_info=error)
         self.telemetry.errors[code] += 1
-        headers: tuple[tuple[bytes, bytes], ...] = ()
+        headers: Headers = ()
         if getattr(error, "retryable", False):
             headers = ((b"retry-after", b"1"),)
         if isinstance(error, LimitError | LateRequestError):
             headers += ((b"connection", b"close"),)  # the rest of the body is not wanted
+        if isinstance(error, UnauthorizedError):
+            headers = ((b"www-authenticate", b"Bearer"),)
         return Reply(status, wire.error_body(error, path), headers=headers)
+
+    def _told(self, path: str, method: str, head: Head, reply: Reply, *, started: float, client: Any) -> Reply:
+        """Count an answer, log it where that is wanted, and give it the request's id."""
+        known = path if path in self._codecs or path in self._gets else "other"
+        self.telemetry.requests[known, reply.status] += 1
+        identity = head.get(b"x-request-id")
+        if identity is None and not self._access_log:
+            return reply
+        if identity is None or not _is_plain(identity):
+            identity = b"%x-%x" % (getpid(), next(self._ids))
+        reply = replace(reply, headers=(*reply.headers, (b"x-request-id", identity)))
+        if self._access_log:
+            _ACCESS.info(_access_line(method, path, reply, perf_counter() - started, client))
+        return reply
 
     def _of_served_version(self, path: str) -> str:
         """Return the path without its version where that is the one served, and a path that leads nowhere otherwise."""
@@ -256,21 +331,31 @@ class Sidecar:
         return model
 
 
-def _plain(status: HTTPStatus, message: str, headers: tuple[tuple[bytes, bytes], ...] = ()) -> Reply:
+def _read(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """Return the headers that are looked at."""
+    return {name: value for name, value in headers if name in _READ}
+
+
+def _plain(status: HTTPStatus, message: str, headers: Headers = ()) -> Reply:
     return Reply(
         status, orjson.dumps({"error_code": status.name, "message": message, "error": message}), headers=headers
     )
 
 
-def _access_line(scope: Mapping[str, Any], reply: Reply, seconds: float) -> str:
-    version = next((value.decode() for name, value in reply.headers if name == b"x-model-version"), None)
-    client = scope.get("client")
+def _is_plain(identity: bytes) -> bool:
+    return len(identity) <= _LONGEST_ID and identity.isascii() and identity.decode().isprintable()
+
+
+def _access_line(method: str, path: str, reply: Reply, seconds: float, client: Any) -> str:
+    told = {name.decode(): value.decode() for name, value in reply.headers}
     line = {
-        "method": scope["method"],
-        "path": scope["path"],
+        "method": method,
+        "path": path,
         "status": int(reply.status),
         "ms": round(seconds * 1e3, 3),
-        "version": version,
+        "bytes": len(reply.body),
+        "version": told.get("x-model-version"),
+        "request_id": told["x-request-id"],
         "client": client[0] if client else None,
     }
     return orjson.dumps(line).decode()

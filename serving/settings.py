@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from serving.follower import FollowerSettings
 
@@ -18,14 +19,19 @@ class Limits:
         More rows in one request are refused (413).
     in_flight : int
         Requests being read or waiting to be scored; one more is refused (429, Retry-After).
+    queue : int
+        Large requests waiting for their turn; one more is refused (429, Retry-After).
+    held_bytes : int
+        Bytes of all large bodies together; what goes beyond is refused (429, Retry-After).
     deadline_s : float
-        How long a body may take to arrive (408), and a large batch to wait for its turn (429).
+        How long a body may take to arrive (408), a large batch to wait for its turn (429), and an answer to be read
+        before the connection is closed.
     header_bytes, header_s : int, float
         How large a request's head may be (431), and how long it may take to arrive before the connection is closed.
     idle_s : float
         How long a connection may stand open between two requests.
     inline_bytes : int
-        A body up to this size is scored on the event loop, a larger one in a thread of its own.
+        A body up to this size is scored on the event loop, a larger one in a thread.
     drain_s : float
         How long requests in flight are waited for after TERM.
     """
@@ -33,6 +39,8 @@ class Limits:
     body_bytes: int = 16 * 1024 * 1024
     rows: int = 100_000
     in_flight: int = 512
+    queue: int = 64
+    held_bytes: int = 256 * 1024 * 1024
     deadline_s: float = 10.0
     header_bytes: int = 32 * 1024
     header_s: float = 10.0
@@ -57,6 +65,10 @@ class Settings:
         The process it must not outlive.
     access_log : bool
         Whether every request is logged, one JSON object a line.
+    tokens : Path or None
+        A file of bearer tokens; see `serving.access`.
+    certificate, key : Path or None
+        PEM files; with them it speaks TLS.
     """
 
     uri: str
@@ -65,6 +77,9 @@ class Settings:
     port: int = 8080
     parent: int | None = None
     access_log: bool = False
+    tokens: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
     follower: FollowerSettings = field(default_factory=FollowerSettings)
     limits: Limits = field(default_factory=Limits)
 

@@ -4,6 +4,7 @@ It listens as soon as it runs and is ready once a verified model is loaded, so a
 for, not an error. TERM and INT drain the requests in flight and end it with code 0.
 """
 
+import asyncio
 import contextlib
 import logging
 import resource
@@ -16,7 +17,8 @@ import uvicorn
 from ml_core.errors import PlatformError
 from ml_core.flow.read import ModelAddress
 from ml_core.process import die_with_parent
-from serving.connection import bounded_protocol, closing_overdue
+from serving.access import Tokens
+from serving.connection import close_overdue, connections_of
 from serving.follower import Follower
 from serving.http import Sidecar
 from serving.settings import Settings
@@ -42,17 +44,53 @@ def run(settings: Settings) -> None:
         follower = Follower(ModelAddress.parse(settings.uri), settings.tracking_uri, settings=settings.follower)
         _allow_many_connections()
         follower.start()
-        application = Sidecar(follower, limits=settings.limits, access_log=settings.access_log)
-        _LOG.info("listening on http://%s:%s, following %s", settings.host, settings.port, settings.uri)
+        tokens = Tokens(settings.tokens) if settings.tokens else None
+        application = Sidecar(follower, limits=settings.limits, access_log=settings.access_log, tokens=tokens)
+        scheme = "https" if settings.certificate else "http"
+        _LOG.info("listening on %s://%s:%s, following %s", scheme, settings.host, settings.port, settings.uri)
         try:
-            _server(application, settings).run(sockets=[listener])
+            Server(application, settings).run(sockets=[listener])
         finally:
             application.close()
             follower.stop()
 
 
-class _Server(uvicorn.Server):
-    """Ends with code 0 on TERM and INT: draining is what was asked for, so the signal is not raised again."""
+class Server(uvicorn.Server):
+    """uvicorn with the sidecar's connections, one look a second at them, and an end with code 0 on TERM and INT.
+
+    Draining is what TERM asks for, so the signal is not raised again.
+    """
+
+    def __init__(self, application: Sidecar, settings: Settings) -> None:
+        limits = settings.limits
+        super().__init__(
+            uvicorn.Config(
+                application,
+                loop="uvloop",
+                http=connections_of(application, limits),
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                log_level="warning",
+                access_log=False,
+                server_header=False,
+                date_header=False,
+                backlog=4096,
+                timeout_keep_alive=int(limits.idle_s),
+                timeout_graceful_shutdown=int(limits.drain_s),
+                ssl_certfile=settings.certificate,
+                ssl_keyfile=settings.key,
+            )
+        )
+        self._application = application
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve until told to stop, and until what was begun is answered."""
+        watch = asyncio.create_task(self._watch())
+        try:
+            await super().serve(sockets)
+        finally:
+            watch.cancel()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -61,30 +99,11 @@ class _Server(uvicorn.Server):
             signal.signal(number, self.handle_exit)
         yield
 
-
-def _server(application: Sidecar, settings: Settings) -> uvicorn.Server:
-    limits = settings.limits
-    server: uvicorn.Server
-    server = _Server(
-        uvicorn.Config(
-            application,
-            loop="uvloop",
-            http=bounded_protocol(limits.header_bytes),
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            date_header=False,
-            backlog=4096,
-            timeout_keep_alive=int(limits.idle_s),
-            timeout_graceful_shutdown=int(limits.drain_s),
-            callback_notify=closing_overdue(lambda: server.server_state.connections, limits.header_s),
-            timeout_notify=1,
-        )
-    )
-    return server
+    async def _watch(self) -> None:
+        while True:
+            close_overdue(self.server_state.connections)
+            self._application.tick()
+            await asyncio.sleep(0.1 if self.should_exit else 1)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -51,7 +51,7 @@ class Telemetry(Collector):
         self.requests: Counter[tuple[str, int]] = Counter()
         self.errors: Counter[str] = Counter()
         self.rows = 0
-        self.in_flight = 0
+        self.in_flight = self.queued = 0
         self.phases = {phase: Latency() for phase in ("parse", "score", "encode")}
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
@@ -85,6 +85,7 @@ class Telemetry(Collector):
             phases.add_metric([phase], latency.buckets(), latency.total_s)
         yield phases
         yield GaugeMetricFamily("modelflow_requests_in_flight", "Requests being answered.", value=self.in_flight)
+        yield GaugeMetricFamily("modelflow_queue", "Large requests waiting for their turn or on it.", value=self.queued)
         yield from self._of_follower()
 
     def _of_follower(self) -> Iterator[Metric]:

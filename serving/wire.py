@@ -5,7 +5,8 @@ the log and nowhere else.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
 import numpy as np
@@ -13,12 +14,19 @@ import orjson
 from numpy.typing import NDArray
 
 from ml_core import errors
-from ml_core.errors import InputError, LimitError, ModelFlowError
-from serving.rows import Feed, RowReader
+from ml_core.errors import InputError, LimitError, MediaTypeError, ModelFlowError
+from serving.model import ServedModel
+from serving.rows import RowReader
+
+# rows that have been read, and how a model scores them: all in one call, by that model alone
+Rows = tuple[Callable[[ServedModel, Any], NDArray[np.float32]], Any]
+Written = tuple[bytes, bytes, tuple[tuple[bytes, bytes], ...]]
 
 # error → status, and the code clients see. Every leaf of the tree stands here; a test sees to it.
 STATUS: Final[Mapping[type[ModelFlowError], tuple[int, str]]] = {
     errors.InputError: (400, "BAD_REQUEST"),
+    errors.UnauthorizedError: (401, "UNAUTHORIZED"),
+    errors.MediaTypeError: (415, "UNSUPPORTED_MEDIA_TYPE"),
     errors.LateRequestError: (408, "REQUEST_TIMEOUT"),
     errors.LimitError: (413, "TOO_LARGE"),
     errors.OverloadedError: (429, "OVERLOADED"),
@@ -42,6 +50,23 @@ INTERNAL: Final = (500, "INTERNAL_ERROR")
 _TOLD_IN_FULL: Final = (errors.InputError, errors.RequestError, errors.NotReadyError)
 _SHAPES: Final = ("dataframe_split", "dataframe_records", "inputs", "instances")
 _LONGEST_MESSAGE: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Codec:
+    """How one kind of body is read, and its scores are written.
+
+    Attributes
+    ----------
+    read : callable
+        From the body, the head, the model's reader of rows and the most rows to what `write` has to know of the
+        request, and the rows; raises InputError or LimitError.
+    write : callable
+        From the scores, the model, what `read` gave and the head to content, media type and further headers.
+    """
+
+    read: Callable[[bytes, Mapping[bytes, bytes], RowReader, int], tuple[Any, Rows]]
+    write: Callable[[NDArray[np.float32], ServedModel, Any, Mapping[bytes, bytes]], Written]
 
 
 def status_of(error: Exception) -> tuple[int, str]:
@@ -78,7 +103,7 @@ def read_json(body: bytes) -> dict[str, Any]:
     return content
 
 
-def read_invocation(content: Mapping[str, Any], rows: RowReader, *, most_rows: int) -> Feed:
+def read_invocation(content: Mapping[str, Any], rows: RowReader, *, most_rows: int) -> Rows:
     """Read an MLflow scoring body: exactly one of dataframe_split, dataframe_records, inputs and instances.
 
     Raises
@@ -92,16 +117,53 @@ def read_invocation(content: Mapping[str, Any], rows: RowReader, *, most_rows: i
     if shape == "dataframe_split":
         return _split(value, rows, most_rows)
     if isinstance(value, dict) and shape != "dataframe_records":
-        return _columns(shape, value, rows, most_rows)
+        return _columns(shape, value, most_rows)
     if not isinstance(value, list) or not set(map(type, value)) <= {dict}:
         raise InputError(f"{shape}: expected a list of objects, one per row, column to value; found {_named(value)}")
     check_rows(len(value), most_rows)
-    return rows.records(value)
+    return (_score_row, value[0]) if len(value) == 1 else (ServedModel.score, rows.records(value))
+
+
+def columns_read(columns: Mapping[str, Any]) -> Rows:
+    """Return columns as rows that have been read."""
+    return _score_columns, columns
+
+
+def _score_row(model: ServedModel, row: Mapping[str, Any]) -> NDArray[np.float32]:
+    return np.array([model.score_row(row)], np.float32)
+
+
+def _score_columns(model: ServedModel, columns: Mapping[str, Any]) -> NDArray[np.float32]:
+    return model.score(model.rows.columns(columns))
 
 
 def write_invocation(scores: NDArray[np.float32]) -> bytes:
     """Return MLflow's answer; a score is written so that it reads back as the very same float32."""
     return orjson.dumps({"predictions": scores.tolist()})
+
+
+def json_codec(head: Mapping[bytes, bytes]) -> Codec:
+    """Return the codec of MLflow's bodies; raise MediaTypeError when the body is announced as something else."""
+    check_json(head)
+    return _INVOCATION
+
+
+def check_json(head: Mapping[bytes, bytes]) -> None:
+    """Raise MediaTypeError unless a body is announced as plain JSON, or not announced."""
+    kind = head.get(b"content-type", b"json").lower()
+    if b"json" not in kind or b"content-encoding" in head:
+        raise MediaTypeError("expected a body in JSON, without a content-encoding; see /docs for the other kinds")
+
+
+def _read_invocation(body: bytes, _: Mapping[bytes, bytes], rows: RowReader, most_rows: int) -> tuple[None, Rows]:
+    return None, read_invocation(read_json(body), rows, most_rows=most_rows)
+
+
+def _write_invocation(scores: NDArray[np.float32], *_: Any) -> Written:
+    return write_invocation(scores), b"application/json", ()
+
+
+_INVOCATION: Final = Codec(_read_invocation, _write_invocation)
 
 
 def check_rows(rows: int, most_rows: int) -> None:
@@ -110,7 +172,7 @@ def check_rows(rows: int, most_rows: int) -> None:
         raise LimitError(f"expected at most {most_rows} rows in a request, found {rows}; send them in parts")
 
 
-def _split(value: Any, rows: RowReader, most_rows: int) -> Feed:
+def _split(value: Any, rows: RowReader, most_rows: int) -> Rows:
     names = value.get("columns") if isinstance(value, dict) else None
     data = value.get("data") if isinstance(value, dict) else None
     if not isinstance(names, list) or not isinstance(data, list):
@@ -119,19 +181,23 @@ def _split(value: Any, rows: RowReader, most_rows: int) -> Feed:
     if not set(map(type, data)) <= {list}:
         row = next(index for index, entry in enumerate(data) if not isinstance(entry, list))
         raise InputError(f"dataframe_split: row {row}: expected a list of values, found {_named(data[row])}", row=row)
-    return rows.split(names, data)
+    if len(data) == 1 and len(data[0]) == len(names) and set(map(type, names)) <= {str}:
+        one = dict(zip(names, data[0], strict=True))
+        if len(one) == len(names):
+            return _score_row, one
+    return ServedModel.score, rows.split(names, data)
 
 
-def _columns(shape: str, value: dict[str, Any], rows: RowReader, most_rows: int) -> Feed:
+def _columns(shape: str, value: dict[str, Any], most_rows: int) -> Rows:
     """Read columns; where none is a list, they are the values of one row."""
     listed = {name: column for name, column in value.items() if isinstance(column, list)}
     if not listed:
-        return rows.records([value])
+        return _score_row, value
     for name, column in value.items():
         if name not in listed:
             raise InputError(f"{shape}: column {name!r:.80}: expected a list of values, found {_named(column)}")
         check_rows(len(column), most_rows)
-    return rows.columns(value)
+    return columns_read(value)
 
 
 def _with_nan(body: bytes, refused: orjson.JSONDecodeError) -> Any:

@@ -25,6 +25,7 @@ from onnx import TensorProto, helper
 from ml_core.errors import ModelFlowError, VersionNotFoundError
 from ml_core.flow.package import MANIFEST, file_digest, verify_package, write_package
 from ml_core.flow.read import ModelAddress, VersionRef
+from serving.follower import Follower
 
 SIGNATURE = {"carrier": "string", "origin": "string", "delay": "float", "hour": "float"}
 ROW: dict[str, Any] = {"carrier": "UA", "origin": "EWR", "delay": 12.5, "hour": 7}
@@ -150,6 +151,16 @@ class FolderRegistry:
 def registry(tmp_path: Path) -> FolderRegistry:
     """Return an empty registry."""
     return FolderRegistry(tmp_path / "registry")
+
+
+@pytest.fixture
+def follower(registry: FolderRegistry) -> Follower:
+    """Return a follower that serves version 7, and follows nothing by itself."""
+    registry.add(7)
+    registry.promote(7)
+    follower = Follower(ModelAddress.parse("models:/f/Production"), "folder", registry=registry)
+    follower.load_first()
+    return follower
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -14,70 +13,13 @@ from serving import wire
 from serving.follower import Follower
 from serving.http import Sidecar
 from serving.settings import Limits
-
-ROW: dict[str, Any] = {"carrier": "UA", "origin": "EWR", "delay": 12.5, "hour": 7}
-OTHER: dict[str, Any] = {"carrier": None, "origin": "JFK", "delay": None, "hour": 8}
-
-Answer = tuple[int, dict[str, str], Any]
-Ask = Callable[..., Answer]
-
-
-def ask_application(application: Sidecar, path: str, body: Any = None, **options: Any) -> Answer:
-    """Send one request through the application, as a server would."""
-    content = body if isinstance(body, bytes) else json.dumps(body).encode() if body is not None else b""
-    method = options.get("method", "POST" if body is not None else "GET")
-    headers = options.get("headers", {"content-type": "application/json", "content-length": str(len(content))})
-    chunks = options.get("chunks", [content])
-    sent: list[dict[str, Any]] = []
-
-    async def arriving() -> AsyncIterator[dict[str, Any]]:
-        for index, chunk in enumerate(chunks):
-            yield {"type": "http.request", "body": chunk, "more_body": index + 1 < len(chunks)}
-        await asyncio.sleep(60)
-
-    async def run() -> None:
-        messages = arriving()
-
-        async def send(message: Any) -> None:
-            sent.append(message)
-
-        scope = {
-            "type": "http",
-            "method": method,
-            "path": path,
-            "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
-        }
-        await application(scope, messages.__anext__, send)  # type: ignore[arg-type]  # a coroutine function, too
-        await messages.aclose()
-
-    asyncio.run(run())
-    start, end = sent
-    told = {name.decode(): value.decode() for name, value in start["headers"]}
-    assert told["content-length"] == str(len(end["body"]))
-    read = json.loads(end["body"]) if told["content-type"] == "application/json" else end["body"].decode()
-    return start["status"], told, read
-
-
-@pytest.fixture
-def follower(registry: Any) -> Follower:
-    registry.add(7)
-    registry.promote(7)
-    from ml_core.flow.read import ModelAddress
-
-    follower = Follower(ModelAddress.parse("models:/f/Production"), "folder", registry=registry)
-    follower.load_first()
-    return follower
+from tests.serving.asking import OTHER, ROW, Ask, ask_application, scores_of
 
 
 @pytest.fixture
 def ask(follower: Follower) -> Ask:
     application = Sidecar(follower)
     return lambda *arguments, **options: ask_application(application, *arguments, **options)
-
-
-def scores_of(follower: Follower, *rows: dict[str, Any]) -> list[float]:
-    assert follower.current is not None
-    return [float(score) for score in follower.current.score(follower.current.rows.records(rows))]
 
 
 # ---- MLflow's scoring protocol
@@ -232,7 +174,7 @@ def test_a_column_of_shape_n_by_1_is_taken(ask: Ask, follower: Follower) -> None
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"data": "binary"}, "in binary form"),
+        ({"data": "binary"}, "or its binary_data_size"),
         ({"shape": [3]}, "expected shape [1]"),
         ({"datatype": "FP32"}, "expected datatype BYTES"),
         ({"datatype": "WHAT"}, "expected datatype BYTES or a number"),
@@ -410,7 +352,7 @@ def test_metrics_count_requests_errors_rows_and_the_flow(follower: Follower) -> 
     ask_application(application, "/invocations", {"dataframe_records": [ROW, OTHER]})
     ask_application(application, "/invocations", b"nonsense")
     ask_application(application, "/wp-login.php")
-    text = ask_application(application, "/metrics")[2].splitlines()
+    text = ask_application(application, "/metrics")[2].decode().splitlines()
     for line in (
         'modelflow_requests_total{path="/invocations",status="200"} 1.0',
         'modelflow_requests_total{path="/invocations",status="400"} 1.0',
@@ -436,3 +378,96 @@ def test_the_access_log_is_json_and_holds_no_rows(follower: Follower, caplog: py
     line = json.loads(caplog.records[-1].message)
     assert (line["path"], line["status"], line["version"]) == ("/invocations", 200, "7")
     assert "EWR" not in caplog.text
+
+
+# ---- tensors in binary form
+
+
+def binary(*rows: dict[str, Any], asked: dict[str, Any] | None = None) -> tuple[bytes, dict[str, str]]:
+    """Return a request whose strings and float32 columns follow its JSON, with its headers."""
+    import numpy as np
+
+    request, tail = tensors(*rows), b""
+    for tensor in request["inputs"]:
+        values = tensor.pop("data")
+        if tensor["datatype"] == "BYTES":
+            texts = [(value or "").encode() for value in values]
+            raw = b"".join(len(text).to_bytes(4, "little") + text for text in texts)
+        else:
+            raw = np.array(values, {"FP32": "<f4", "INT64": "<i8"}[tensor["datatype"]]).tobytes()
+        tensor["parameters"] = {"binary_data_size": len(raw)}
+        tail += raw
+    content = json.dumps({**request, **(asked or {})}).encode()
+    headers = {"inference-header-content-length": str(len(content)), "content-type": "application/octet-stream"}
+    return content + tail, headers
+
+
+def test_binary_tensors_get_the_same_scores_as_text(ask: Ask, follower: Follower) -> None:
+    """Clients in compiled languages send numbers as they hold them."""
+    body, headers = binary(ROW, OTHER)
+    status, _, answer = ask("/v2/models/f/infer", body, headers=headers)
+    assert status == 200
+    assert answer["outputs"][0]["data"] == scores_of(follower, ROW, OTHER)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"parameters": {"binary_data_output": True}},
+        {"outputs": [{"name": "score", "parameters": {"binary_data": True}}]},
+    ],
+)
+def test_scores_come_in_binary_form_where_they_are_asked_for(
+    ask: Ask, follower: Follower, asked: dict[str, Any]
+) -> None:
+    """Both ways in which the protocol's clients ask."""
+    import numpy as np
+
+    body, headers = binary(ROW, OTHER, asked=asked)
+    status, told, answer = ask("/v2/models/f/infer", body, headers=headers)
+    length = int(told["inference-header-content-length"])
+    described = json.loads(answer[:length])["outputs"][0]
+    assert (status, described["parameters"], described.get("data")) == (200, {"binary_data_size": 8}, None)
+    assert np.frombuffer(answer[length:], "<f4").tolist() == scores_of(follower, ROW, OTHER)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        (b'"binary_data_size": 8', b'"binary_data_size": 9', "binary_data_size bytes after the JSON"),
+        (b'"binary_data_size": 4', b'"binary_data_size":-4', "binary_data_size bytes after the JSON"),
+        (b'"binary_data_size": 8', b'"binary_data_size": 6', "whole numbers of 8 bytes"),
+        (b'"binary_data_size": 7', b'"binary_data_size": 5', "end before their lengths"),
+        (b'"shape": [1]', b'"shape": [2]', "expected shape [1]"),
+        (b'"FP32"', b'"FP31"', "expected datatype"),
+        (b"\x03\x00\x00\x00EWR", b"\x03\x00\x00\x00\xffWR", "UTF-8"),
+    ],
+)
+def test_binary_tensors_that_do_not_fit_are_a_400(ask: Ask, old: bytes, new: bytes, told: str) -> None:
+    """A length that lies must not reach into another tensor."""
+    body, headers = binary(ROW)
+    assert old in body
+    status, _, answer = ask("/v2/models/f/infer", body.replace(old, new), headers=headers)
+    assert status == 400
+    assert told in answer["error"]
+
+
+def test_bytes_that_belong_to_no_tensor_are_a_400(ask: Ask) -> None:
+    """They say that the two sides count differently."""
+    body, headers = binary(ROW)
+    assert ask("/v2/models/f/infer", body + b"\0", headers=headers)[0] == 400
+    for length in ("x", "-1", "100000", "9" * 30):
+        wrong = {**headers, "inference-header-content-length": length}
+        assert ask("/v2/models/f/infer", body, headers=wrong)[0] == 400
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_no_damaged_binary_request_is_a_5xx(follower: Follower, data: st.DataObject) -> None:
+    """Its lengths are a stranger's numbers."""
+    body, headers = binary(ROW, OTHER)
+    damaged = bytearray(body)
+    for _ in range(data.draw(st.integers(1, 4))):
+        damaged[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
+    status = ask_application(Sidecar(follower), "/v2/models/f/infer", bytes(damaged), headers=headers)[0]
+    assert status in {200, 400}
