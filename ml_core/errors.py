@@ -4,6 +4,7 @@ ModelFlowError
 ├── ProjectError              dagster_project.toml or a file it names cannot be used
 ├── DataError
 │   ├── SegmentError          a segment of the event log is malformed, or out of sequence
+│   ├── SourceError           a table that facts are read from is missing, or does not hold what was declared
 │   ├── FeatureError          features.sql failed, or broke its contract
 │   └── StoreBusyError        another process held the feature store for too long     (retryable)
 ├── InputError (ValueError)   rows given to a model do not fit it
@@ -48,6 +49,10 @@ class DataError(ModelFlowError):
 
 class SegmentError(DataError):
     """A segment of the event log is malformed or out of sequence."""
+
+
+class SourceError(DataError):
+    """A table that facts are read from is missing, or does not hold what was declared of it."""
 
 
 class FeatureError(DataError):

@@ -16,15 +16,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, Self, get_args
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from ml_core.errors import ProjectError
+from ml_core.places import line_of
 
 PROJECT_FILE = "dagster_project.toml"
 
+_RELATIONS = {"requests", "built", "labelled", "features", "examples", "progress"}
 _DURATION = re.compile(r"(?P<count>\d+)\s*(?P<unit>second|minute|hour|day)s?")
 
 
@@ -64,10 +66,52 @@ class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class SourceSettings(_Table):
+    """A flat table that exists already, one row per request with its label; it is read without a loader."""
+
+    path: Path = Field(
+        description="a CSV file (.csv, .tsv, .txt, also .gz), a Parquet file, or a DuckDB file, relative to the"
+        " project file; a CSV or Parquet path may hold wildcards"
+    )
+    table: str | None = Field(default=None, description="the table or view of a DuckDB file")
+    event_time: str = Field(description="the column that says when the row's prediction is asked for")
+    time_format: str | None = Field(
+        default=None,
+        description="how texts in `event_time` are written, in strptime's letters, or `epoch_s` or `epoch_ms`; leave"
+        " out for a column of a time type and for ISO 8601",
+    )
+    time_zone: TimeZone = Field(default="UTC", description="the zone of times that carry none")
+    key: str | None = Field(
+        default=None,
+        description="the column that names a row; leave out to number the rows, for a source that only grows at its"
+        " end",
+    )
+    label: str = Field(description="the column that holds the label; a missing one is not known yet")
+    classes: tuple[str, ...] = Field(
+        default=(),
+        description="the texts of the label in the order of their numbers 0, 1, ...; of two, the second is the one"
+        " whose probability is predicted. Leave out for a label of numbers or booleans",
+    )
+    label_delay: Duration = Field(
+        default=timedelta(hours=1), description="how long after `event_time` a row's label is known"
+    )
+    delimiter: str | None = Field(default=None, description="between the columns of a CSV file; leave out to find it")
+    decimal: Literal[".", ","] = Field(default=".", description="the sign between whole and broken part of a number")
+    missing: tuple[str, ...] = Field(default=("",), description="the texts that stand for a missing value")
+    columns: Mapping[str, Literal["text", "number", "time"]] = Field(
+        default={}, description="the columns that features.sql may use, and what each holds; others are not read"
+    )
+
+
 class DataSettings(_Table):
     """Where facts come from and what a row of the feature table is."""
 
-    loader: str = Field(description="dotted path of the function that yields a file source's facts, in known_at order")
+    loader: str | None = Field(
+        default=None,
+        description="dotted path of the function that yields a file source's facts, in known_at order; leave out where"
+        " `source` says all there is to say, or where a producer of your own writes the event log",
+    )
+    source: SourceSettings | None = Field(default=None, description="a flat table that is read without a loader")
     features: Path = Field(description="the SQL file that defines the features, relative to the project file")
     entity: str = Field(description="the kind of fact that asks for a feature row")
     key: str = Field(description="the column that names an entity, in every kind of fact that concerns it")
@@ -82,6 +126,19 @@ class DataSettings(_Table):
     ends: date | None = Field(
         default=None, description="the day after the last partition; leave out for a living source"
     )
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if self.loader is not None and self.source is not None:
+            raise ValueError("expected `loader` or a table `source`, found both; remove one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _names_apart(self) -> Self:
+        for name in (self.entity, self.label_fact):
+            if name.lower() in _RELATIONS:
+                raise ValueError(f"expected another name for facts than {name!r}, which the feature store uses itself")
+        return self
 
 
 class PipelineSettings(_Table):
@@ -223,14 +280,15 @@ def load_project(path: Path | None = None, *, environment: Mapping[str, str] | N
     """
     file = _find(path)
     env = os.environ if environment is None else environment
+    text = file.read_text(encoding="utf-8")
     try:
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
+        content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ProjectError(f"{file} is not valid TOML: {error}") from error
     try:
         read = _ProjectFile.model_validate(content)
     except ValidationError as error:
-        raise ProjectError(f"{file}: " + "; ".join(_explain(error))) from error
+        raise ProjectError(f"{file}: " + "; ".join(_explain(error, text))) from error
     home = Path(env.get("MODELFLOW_HOME") or file.parent / "var").resolve()
     return Project(
         root=file.parent,
@@ -244,10 +302,20 @@ def load_project(path: Path | None = None, *, environment: Mapping[str, str] | N
 def tables() -> dict[str, type[BaseModel]]:
     """Return every table the file may hold by its name, `<flow>` standing for a flow's own; "" is the top."""
     found: dict[str, type[BaseModel]] = {"": _ProjectFile, "platform": PlatformSettings, "flows.<flow>": Flow}
-    for key, field in Flow.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            found[f"flows.<flow>.{key}"] = field.annotation
+    inside: list[tuple[str, type[BaseModel]]] = [("flows.<flow>", Flow)]
+    for where, table in inside:  # it grows as tables are found
+        for key, field in table.model_fields.items():
+            inner = _table_in(field.annotation)
+            if inner is not None:
+                found[f"{where}.{key}"] = inner
+                inside.append((f"{where}.{key}", inner))
     return found
+
+
+def _table_in(annotation: Any) -> type[BaseModel] | None:
+    """Return the model of the table a key holds, where it holds one."""
+    parts = [annotation, *get_args(annotation)]
+    return next((part for part in parts if isinstance(part, type) and issubclass(part, BaseModel)), None)
 
 
 def day_start(day: date) -> datetime:
@@ -267,19 +335,22 @@ def _find(path: Path | None) -> Path:
     raise ProjectError(f"found no {PROJECT_FILE} in {Path.cwd()} or above it; run `modelflow` inside a project")
 
 
-def _explain(error: ValidationError) -> list[str]:
-    """Turn pydantic's findings into sentences that name the key and, for an unknown one, the nearest valid key."""
+def _explain(error: ValidationError, text: str) -> list[str]:
+    """Turn pydantic's findings into sentences that name key and line and, for an unknown key, the nearest valid one."""
     sentences = []
     for finding in error.errors():
         where = ".".join(str(part) for part in finding["loc"])
+        line = line_of(text, finding["loc"])
+        at = f" (line {line})" if line else ""
         if finding["type"] == "extra_forbidden":
             table = _table_at(finding["loc"][:-1])
             hint = nearest(str(finding["loc"][-1]), [key for key in table.model_fields if key != "name"])
-            sentences.append(f"unknown key {where}: {hint}")
+            sentences.append(f"unknown key {where}: {hint}{at}")
         elif finding["type"] == "missing":
-            sentences.append(f"missing key {where}: {_describe(finding['loc'])}")
+            sentences.append(f"missing key {where}: {_describe(finding['loc'])}{at}")
         else:
-            sentences.append(f"{where} = {finding['input']!r}: {finding['msg']}")
+            found = "" if isinstance(finding["input"], Mapping) else f" = {finding['input']!r}"
+            sentences.append(f"{where}{found}: {finding['msg']}{at}")
     return sentences
 
 
@@ -294,6 +365,6 @@ def _table_at(location: tuple[int | str, ...]) -> type[BaseModel]:
     for part in location:
         if table is _ProjectFile and part == "flows":
             continue
-        annotation = table.model_fields[str(part)].annotation if str(part) in table.model_fields else Flow
-        table = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else Flow
+        field = table.model_fields.get(str(part))
+        table = (field and _table_in(field.annotation)) or Flow
     return table

@@ -6,11 +6,12 @@ the estimators accept, and nothing else; a test compares it with the file. The t
 
 import dataclasses
 import inspect
+import json
 import types
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
@@ -86,6 +87,8 @@ def kind_of(annotation: Any) -> str:
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return kind_of(inner[0])
+    if origin is Literal:
+        return " or ".join(f"`{choice}`" for choice in inner)
     if origin in {Union, types.UnionType}:
         return " or ".join(kind_of(part) for part in inner if part is not type(None))
     if origin is tuple:
@@ -97,6 +100,8 @@ def kind_of(annotation: Any) -> str:
 
 def plural(kind: str) -> str:
     """Return 'lists of texts' for 'list of texts'."""
+    if kind.startswith("`"):
+        return f"values {kind}"
     head, of, tail = kind.partition(" of ")
     return f"{head}s{of}{tail}"
 
@@ -122,9 +127,12 @@ def written(value: object) -> str:
     if value is dataclasses.MISSING or value is inspect.Parameter.empty:
         return "required"
     if isinstance(value, timedelta):
-        return f'`"{value.days} days"`'
+        count, unit = (value.days, "day") if value.days else (value.seconds // 3600, "hour")
+        return f'`"{count} {unit}{"" if count == 1 else "s"}"`'
     if value is None or value in ((), ""):
         return "none"
+    if isinstance(value, tuple):
+        return f"`{json.dumps(value)}`"
     if isinstance(value, bool):
         return f"`{value}`".lower()
     return f'`"{value}"`' if isinstance(value, str) else f"`{value}`"

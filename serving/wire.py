@@ -39,6 +39,7 @@ STATUS: Final[Mapping[type[ModelFlowError], tuple[int, str]]] = {
     errors.ProjectError: (500, "INTERNAL_ERROR"),
     errors.SegmentError: (500, "INTERNAL_ERROR"),
     errors.FeatureError: (500, "INTERNAL_ERROR"),
+    errors.SourceError: (500, "INTERNAL_ERROR"),
     errors.StateError: (500, "INTERNAL_ERROR"),
     errors.ExportError: (500, "INTERNAL_ERROR"),
     errors.HeadMovedError: (500, "INTERNAL_ERROR"),

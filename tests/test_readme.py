@@ -8,7 +8,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -87,7 +87,31 @@ def test_make_alone_lists_every_target() -> None:
     assert listed == targets
 
 
-@pytest.mark.parametrize("command", commands(".venv/bin/modelflow"))
+def makes_a_flow(command: str) -> bool:
+    """Whether a command belongs to the three that make a flow of one's own."""
+    return shlex.split(command)[1] in {"new", "check", "run"}
+
+
+def test_the_three_commands_make_a_flow_of_a_table(tmp_path: Path) -> None:
+    """They are run one after the other in an empty folder that holds the table the README speaks of."""
+    start = datetime(2024, 3, 1, tzinfo=UTC)
+    rows = [
+        f"{start + timedelta(minutes=30 * number):%Y-%m-%d %H:%M},{'north' if number % 3 else 'south'},"
+        f"{number % 7},{'yes' if number % 3 and number % 7 > 2 else 'no'}"
+        for number in range(1_500)
+    ]
+    (tmp_path / "orders.csv").write_text("ordered_at,shop,items,late\n" + "\n".join(rows), encoding="utf-8")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MODELFLOW"))}
+    for command in filter(makes_a_flow, commands(".venv/bin/modelflow")):
+        done = subprocess.run(
+            [PYTHON.with_name("modelflow"), *shlex.split(command)[1:]],
+            cwd=tmp_path, capture_output=True, text=True, check=False, timeout=200, env=environment,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert "it is in Production" in done.stdout
+
+
+@pytest.mark.parametrize("command", [line for line in commands(".venv/bin/modelflow") if not makes_a_flow(line)])
 def test_the_modelflow_commands_answer(command: str, home: Path) -> None:
     """They are the first thing somebody types after the demo."""
     assert run(PYTHON.with_name("modelflow"), *shlex.split(command)[1:], home=home)

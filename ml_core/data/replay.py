@@ -53,10 +53,10 @@ def load_facts(flow: Flow, cache: Path) -> dict[str, pa.Table]:
     cache : Path
         Where the loader may keep what it unpacks.
     """
-    module, _, name = flow.data.loader.partition(":")
+    module, _, name = (flow.data.loader or "").partition(":")
     try:
         loader = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError) as error:
         raise ProjectError(
             f"flows.{flow.name}.data.loader = {flow.data.loader!r}: expected <module>:<function>, found {error}"
         ) from error

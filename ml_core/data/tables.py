@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from ml_core.data.log import OFFSET, Segment
 from ml_core.errors import FeatureError, SegmentError
+from ml_core.places import sql_line
 from ml_core.project import DataSettings
 
 if TYPE_CHECKING:
@@ -124,7 +125,8 @@ def build_features(
     try:
         connection.execute(f"create or replace temp table built as {sql.rstrip().rstrip(';')}")
     except duckdb.Error as error:
-        raise FeatureError(f"{data.features}: {error}") from error
+        line = sql_line(str(error))
+        raise FeatureError(f"{data.features}{f', line {line}' if line else ''}: {error}") from error
     if after is None:
         _check_contract(connection, data)
         connection.execute("create table features as from built limit 0")

@@ -1,0 +1,110 @@
+"""`modelflow new`: what it writes is what a person would have written, and theirs to change."""
+
+import json
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from ml_core.data import new as command
+from ml_core.errors import ProjectError
+from ml_core.project import load_project
+from tests.data.unseen import ZONE, Unseen, unseen
+
+
+@pytest.fixture
+def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Unseen:
+    monkeypatch.chdir(tmp_path)
+    return unseen(tmp_path, seed=7, rows=600)
+
+
+def new(*arguments: str, fails: bool = False) -> str:
+    """Run the command; return what it printed."""
+    app = typer.Typer(add_completion=False)
+    app.command()(command.new)
+    result = CliRunner().invoke(app, arguments)
+    if fails:
+        raise result.exception or AssertionError(result.output)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def options(table: Unseen) -> list[str]:
+    return [
+        "--from",
+        table.path.name,
+        "--label",
+        table.columns["label"],
+        "--event-time",
+        table.columns["time"],
+        "--yes",
+    ]
+
+
+def test_outside_a_project_one_is_made_that_dagster_can_load(table: Unseen, tmp_path: Path) -> None:
+    """The first command of somebody who has nothing but a file."""
+    said = json.loads(new("shop", *options(table), "--time-zone", ZONE, "--json"))
+    flow = load_project(tmp_path).flow("shop")
+    assert flow.data.source is not None
+    assert flow.data.source.time_zone == flow.full_training.time_zone == ZONE
+    assert set(said["left_out"]) == {table.columns[what] for what in ("time", "label", "leak", "id")}
+    assert (tmp_path / "workspace.yaml").exists()
+    assert {Path(file).name for file in said["written"]} == {
+        "dagster_project.toml", "features.sql", "workspace.yaml", "sample_request.json"
+    }  # fmt: skip
+
+
+def test_the_sample_request_holds_every_feature_once(table: Unseen, tmp_path: Path) -> None:
+    """It is what somebody pastes into curl."""
+    new("shop", *options(table))
+    request = json.loads((tmp_path / "flows" / "shop" / "sample_request.json").read_text(encoding="utf-8"))
+    wanted = {table.columns[what] for what in ("group", "name", "strength", "noise")}
+    assert set(request["dataframe_records"][0]) == wanted | {"hour", "weekday"}
+
+
+def test_a_second_flow_is_added_below_the_first(table: Unseen, tmp_path: Path) -> None:
+    """The file is the user's: nothing in it may be rewritten."""
+    new("shop", *options(table))
+    before = (tmp_path / "dagster_project.toml").read_text(encoding="utf-8")
+    new("other", *options(table), "--key", table.columns["id"], "--keep", table.columns["leak"])
+    after = (tmp_path / "dagster_project.toml").read_text(encoding="utf-8")
+    assert after.startswith(before.rstrip())
+    assert set(load_project(tmp_path).flows) == {"shop", "other"}
+    assert f'"{table.columns["leak"]}" = "number"' in after or f"{table.columns['leak']} =" in after
+
+
+@pytest.mark.parametrize(
+    ("name", "extra", "message"),
+    [
+        ("shop", [], "there is a flow 'shop' already"),
+        ("no-name", [], "expected a flow's name of letters, digits and _"),
+        ("b", ["--kind", "ternary"], "--kind 'ternary': expected binary, multiclass or regression"),
+        ("c", ["--label-delay", "soon"], "--label-delay 'soon': Value error, expected a duration"),
+    ],
+)
+def test_what_cannot_be_is_refused_and_nothing_is_written(
+    table: Unseen, tmp_path: Path, name: str, extra: list[str], message: str
+) -> None:
+    """A half-written flow would stop every other command."""
+    new("shop", *options(table))
+    before = (tmp_path / "dagster_project.toml").read_text(encoding="utf-8")
+    with pytest.raises(ProjectError, match=message):
+        new(name, *options(table), *extra, fails=True)
+    assert (tmp_path / "dagster_project.toml").read_text(encoding="utf-8") == before
+
+
+def test_without_questions_an_open_choice_names_the_option_that_settles_it(table: Unseen) -> None:
+    """A script that runs it must learn what to add."""
+    with pytest.raises(ProjectError, match=r"expected --label, as there is more than one choice or none: \["):
+        new("shop", "--from", table.path.name, "--yes", fails=True)
+
+
+def test_columns_called_like_the_store_s_own_are_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`key`, `label` and `offset` are what half of all tables call their columns."""
+    monkeypatch.chdir(tmp_path)
+    lines = [f"2024-05-{day:02d} 10:00,{day % 3}.5,{day % 5}.5,{day % 2},word{day % 3}" for day in range(1, 29)]
+    Path("t.csv").write_text("event_time,offset,Key,label,known_at\n" + "\n".join(lines * 3), encoding="utf-8")
+    new("odd", "--from", "t.csv", "--event-time", "event_time", "--label", "label", "--yes")
+    request = json.loads(Path("flows/odd/sample_request.json").read_text(encoding="utf-8"))
+    assert set(request["dataframe_records"][0]) == {"offset_", "Key_", "known_at_", "hour", "weekday"}
