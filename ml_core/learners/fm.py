@@ -78,12 +78,12 @@ class FMState:
 
     def score(self, rows: Csr) -> NDArray[np.float64]:
         """Return the probability of the second class, shape (n_rows,); changes nothing."""
-        scores: NDArray[np.float64] = score_machine(*rows, self.linear.weights()[:, 0], self.factors, True)
+        scores: NDArray[np.float64] = score_machine(*rows, self.linear.memory, self.factors, True)
         return scores
 
     def margins(self, rows: Csr) -> NDArray[np.float64]:
         """Return the log-odds, shape (n_rows, 1)."""
-        margins: NDArray[np.float64] = score_machine(*rows, self.linear.weights()[:, 0], self.factors, False)
+        margins: NDArray[np.float64] = score_machine(*rows, self.linear.memory, self.factors, False)
         return margins[:, None]
 
     def arrays(self) -> dict[str, NDArray[Any]]:

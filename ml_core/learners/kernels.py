@@ -2,77 +2,32 @@
 
 They stand in one file because the compiler's cache on disk looks at the time stamp of a kernel's own file only: a
 kernel that called into another file would go on with the old version of it. All release the GIL, none allocates per
-row, and sums run in the order of a row's entries.
+row, and sums run in the order of a row's entries, the intercept last.
 
-A kernel works on a block: the memories of all coordinates of one row, one lane per number remembered, so that the
-compiler can use the processor's vector units for the roots and divisions of `ml_core.learners.rules`. A last lane is
-scratch: there `_weigh` leaves the roots for `_change`.
+What a coordinate remembers is a *cell* of `STATE_WIDTH[rule]` neighbouring numbers, its weight first, so that scoring
+reads one number whatever the rule. Under ``ftrl`` a cell is (w, z, n, root of n): the first and the last follow from the
+others, and keeping them leaves one root and one division per entry. A row is learned from the cells as they were when
+it was scored; the copy that is kept for this is also how a second entry in the same cell is noticed.
 """
 
 import numpy as np
 
-from ml_core.learners.compiled import kernel
+from ml_core.learners.compiled import inlined, kernel
 from ml_core.learners.rules import LINKS, RULES
 
 _FTRL, _ADAGRAD, _ADAM, _SGD = RULES.values()
 _LOGISTIC, _IDENTITY, _SOFTMAX = LINKS.values()
+# places in a cell; unsigned, because a signed index could count from the end and is checked for it
+_1, _2, _3 = np.uint64(1), np.uint64(2), np.uint64(3)
 
 
-@kernel
+@inlined
 def _shrink(x, threshold):  # type: ignore[no-untyped-def]
     """Return the soft threshold of `x`, without a branch."""
     return max(x - threshold, 0.0) + min(x + threshold, 0.0)
 
 
-@kernel
-def _weigh(rule, block, size, rates, out):  # type: ignore[no-untyped-def]
-    """Fill `out` with the weights of the first `size` memories of `block`, shape (STATE_WIDTH + 1, any)."""
-    if rule != _FTRL:
-        for j in range(size):
-            out[j] = block[0, j]
-        return
-    alpha, beta, l1, l2 = rates
-    per_root, fixed = 1.0 / alpha, beta / alpha + l2
-    z, n, roots = block[0], block[1], block[2]
-    for j in range(size):
-        roots[j] = np.sqrt(n[j])
-        # a coordinate without evidence weighs nothing, also where beta and l2 are zero
-        damping = fixed + roots[j] * per_root
-        out[j] = -_shrink(z[j], l1) / (damping if damping > 0.0 else 1.0)
-
-
-@kernel
-def _change(rule, block, size, rates, weights, gradients):  # type: ignore[no-untyped-def]  # noqa: PLR0917 - a kernel
-    """Replace the first `size` memories of `block` by what `gradients`, taken at `weights`, add to them."""
-    alpha, beta, l1, l2 = rates
-    if rule == _FTRL:
-        per_root = 1.0 / alpha
-        z, n, roots = block[0], block[1], block[2]
-        for j in range(size):
-            g = gradients[j]
-            z[j] = g - (np.sqrt(n[j] + g * g) - roots[j]) * per_root * weights[j]
-            n[j] = g * g
-    elif rule == _ADAGRAD:
-        for j in range(size):
-            g = gradients[j]
-            root = beta + np.sqrt(block[1, j] + g * g)
-            rate = alpha / root if root > 0.0 else 0.0
-            block[0, j] = _shrink(weights[j] - rate * (g + l2 * weights[j]), rate * l1) - weights[j]
-            block[1, j] = g * g
-    elif rule == _ADAM:
-        for j in range(size):
-            g = gradients[j]
-            m, v, t = 0.9 * block[1, j] + 0.1 * g, 0.999 * block[2, j] + 0.001 * g * g, block[3, j] + 1.0
-            move = alpha * (m / (1.0 - 0.9**t)) / (np.sqrt(v / (1.0 - 0.999**t)) + 1e-8)
-            block[0, j] = _shrink(weights[j] - move - alpha * l2 * weights[j], alpha * l1) - weights[j]
-            block[1, j], block[2, j], block[3, j] = m - block[1, j], v - block[2, j], 1.0
-    else:
-        for j in range(size):
-            g = gradients[j]
-            block[0, j] = _shrink(weights[j] - alpha * (g + l2 * weights[j]), alpha * l1) - weights[j]
-
-
-@kernel
+@inlined
 def _sigmoid(margin):  # type: ignore[no-untyped-def]
     """Return the logistic function without overflow at either end."""
     if margin >= 0.0:
@@ -81,13 +36,13 @@ def _sigmoid(margin):  # type: ignore[no-untyped-def]
     return odds / (1.0 + odds)
 
 
-@kernel
+@inlined
 def _link(link, margins, out):  # type: ignore[no-untyped-def]
     """Fill `out` with what the model says where its margins are `margins`."""
     if link == _LOGISTIC:
         out[0] = _sigmoid(margins[0])
     elif link == _IDENTITY:
-        out[0] = margins[0]
+        out[:] = margins
     else:
         top = margins.max()
         total = 0.0
@@ -98,93 +53,158 @@ def _link(link, margins, out):  # type: ignore[no-untyped-def]
             out[k] /= total
 
 
-@kernel
-def _gather(memory, k, slots, block):  # type: ignore[no-untyped-def]
-    """Copy the memories of output `k` at `slots`, and the intercept's after them, into `block`, a lane per part."""
-    for part in range(memory.shape[2]):
-        lane = block[part]
-        for j in range(slots.size):
-            lane[j] = memory[np.uint64(slots[j]), k, part]
-        lane[slots.size] = memory[-1, k, part]
+@inlined
+def _weight(z, root, rates):  # type: ignore[no-untyped-def]
+    """Return the weight that (z, root of n) stand for under ``ftrl``."""
+    alpha, beta, l1, l2 = rates
+    damping = (beta / alpha + l2) + root * (1.0 / alpha)
+    # a coordinate without evidence weighs nothing, also where beta and l2 are zero
+    return _shrink(-z, l1) / (damping if damping > 0.0 else 1.0)
+
+
+@inlined
+def _follow(cells, at, w, n, g, rates):  # type: ignore[no-untyped-def]  # noqa: PLR0917 - a kernel
+    """Add gradient `g`, taken at weight `w` and squared sum `n`, to the FTRL cell that begins at ``cells[at]``."""
+    grown = cells[at + _2] + g * g
+    root = np.sqrt(grown)
+    step = root - cells[at + _3]
+    if cells[at + _2] != n:  # an earlier entry of this row was here; its own step is taken from where the row began
+        step = np.sqrt(n + g * g) - np.sqrt(n)
+    z = cells[at + _1] + (g - step * (1.0 / rates[0]) * w)
+    cells[at] = _weight(z, root, rates)
+    cells[at + _1] = z
+    cells[at + _2] = grown
+    cells[at + _3] = root
+
+
+@inlined
+def _descend(rule, cells, at, held, j, g, rates):  # type: ignore[no-untyped-def]  # noqa: PLR0917 - a kernel
+    """Add what gradient `g` changes under the other rules, from the cell `held[:, j]` that the row was scored with."""
+    alpha, beta, l1, l2 = rates
+    w = held[0, j]
+    if rule == _ADAGRAD:
+        root = beta + np.sqrt(held[1, j] + g * g)
+        rate = alpha / root if root > 0.0 else 0.0
+        cells[at] += _shrink(w - rate * (g + l2 * w), rate * l1) - w
+        cells[at + _1] += g * g
+    elif rule == _ADAM:
+        m, v, t = 0.9 * held[1, j] + 0.1 * g, 0.999 * held[2, j] + 0.001 * g * g, held[3, j] + 1.0
+        move = alpha * (m / (1.0 - 0.9**t)) / (np.sqrt(v / (1.0 - 0.999**t)) + 1e-8)
+        cells[at] += _shrink(w - move - alpha * l2 * w, alpha * l1) - w
+        cells[at + _1] += m - held[1, j]
+        cells[at + _2] += v - held[2, j]
+        cells[at + _3] += 1.0
+    else:
+        cells[at] += _shrink(w - alpha * (g + l2 * w), alpha * l1) - w
+
+
+@inlined
+def _longest(indptr):  # type: ignore[no-untyped-def]
+    """Return the most entries a row has, the intercept among them."""
+    longest = 1
+    for row in range(indptr.size - 1):
+        longest = max(longest, indptr[row + 1] - indptr[row] + 1)
+    return longest
+
+
+@inlined
+def _weigh_ftrl(cells, slots, x, last, weights, squares):  # type: ignore[no-untyped-def]  # noqa: PLR0917 - a kernel
+    """Copy (w, n) of a row's single-output FTRL cells, the intercept's at `last`; return the margin."""
+    margin = 0.0
+    for j in range(x.size):
+        at = np.uint64(slots[j]) << _2
+        margin += cells[at] * x[j]
+        weights[j] = cells[at]
+        squares[j] = cells[at + _2]
+    weights[x.size] = cells[last]
+    squares[x.size] = cells[last + _2]
+    return margin + cells[last]
+
+
+@inlined
+def _follow_row(cells, slots, x, last, weights, squares, slope, rates):  # type: ignore[no-untyped-def]  # noqa: PLR0917 - a kernel
+    """Learn a row `_weigh_ftrl` has read, where the loss changes by `slope` with the margin."""
+    for j in range(x.size):
+        _follow(cells, np.uint64(slots[j]) << _2, weights[j], squares[j], slope * x[j], rates)
+    _follow(cells, last, weights[x.size], squares[x.size], slope, rates)
 
 
 @kernel
-def _add(memory, k, slots, block):  # type: ignore[no-untyped-def]
-    """Add `block` to the memories `_gather` took it from."""
-    for part in range(memory.shape[2]):
-        lane = block[part]
-        for j in range(slots.size):
-            memory[np.uint64(slots[j]), k, part] += lane[j]
-        memory[-1, k, part] += lane[slots.size]
+def learn_ftrl(indptr, indices, values, targets, row_weights, memory, rates, link, scores):  # type: ignore[no-untyped-def]  # noqa: PLR0913, PLR0917 - a kernel takes arrays
+    """`learn_linear` for the rule ``ftrl`` and one output, with nothing in its way."""
+    weights, squares = np.empty(_longest(indptr)), np.empty(_longest(indptr))
+    cells, last = memory.reshape(-1), np.uint64(memory.shape[0] - 1) << _2
+    for row in range(targets.size):
+        slots, x = indices[indptr[row] : indptr[row + 1]], values[indptr[row] : indptr[row + 1]]
+        margin = _weigh_ftrl(cells, slots, x, last, weights, squares)
+        scores[row, 0] = _sigmoid(margin) if link == _LOGISTIC else margin
+        if row_weights[row] != 0.0:
+            slope = (scores[row, 0] - targets[row]) * row_weights[row]
+            _follow_row(cells, slots, x, last, weights, squares, slope, rates)
 
 
 @kernel
 def learn_linear(indptr, indices, values, targets, row_weights, memory, rule, rates, link, scores):  # type: ignore[no-untyped-def]  # noqa: PLR0913, PLR0917 - a kernel takes arrays
     """Score each row into `scores`, (n_rows, n_outputs), then learn it; `memory` is `LinearState.memory`."""
     outputs, width = memory.shape[1], memory.shape[2]
-    longest = 1
-    for row in range(targets.size):
-        longest = max(longest, indptr[row + 1] - indptr[row] + 1)
-    block = np.empty((outputs, width + 1, longest))
-    weights = np.empty((outputs, longest))
-    margins, gradients = np.empty(outputs), np.empty(longest)
+    held, margins = np.empty((outputs, width, _longest(indptr))), np.empty(outputs)
+    cells, stride = memory.reshape(-1), np.uint64(outputs * width)
+    last = np.uint64(memory.shape[0] - 1) * stride
     for row in range(targets.size):
         slots, x = indices[indptr[row] : indptr[row + 1]], values[indptr[row] : indptr[row + 1]]
         for k in range(outputs):
-            _gather(memory, k, slots, block[k])
-            w = weights[k]
-            _weigh(rule, block[k], x.size + 1, rates, w)
+            first = np.uint64(k * width)
             margin = 0.0
             for j in range(x.size):
-                margin += w[j] * x[j]
-            margins[k] = margin + w[x.size]
+                at = np.uint64(slots[j]) * stride + first
+                margin += cells[at] * x[j]
+                for part in range(width):
+                    held[k, part, j] = cells[at + np.uint64(part)]
+            for part in range(width):
+                held[k, part, x.size] = cells[last + first + np.uint64(part)]
+            margins[k] = margin + cells[last + first]
         _link(link, margins, scores[row])
         if row_weights[row] == 0.0:
             continue
         for k in range(outputs):
             target = (1.0 if targets[row] == k else 0.0) if link == _SOFTMAX else targets[row]
             slope = (scores[row, k] - target) * row_weights[row]
-            for j in range(x.size):
-                gradients[j] = slope * x[j]
-            gradients[x.size] = slope
-            _change(rule, block[k], x.size + 1, rates, weights[k], gradients)
-            _add(memory, k, slots, block[k])
+            for j in range(x.size + 1):
+                intercept = j == x.size
+                at = np.uint64(k * width) + (last if intercept else np.uint64(slots[j]) * stride)
+                g = slope if intercept else slope * x[j]
+                if rule == _FTRL:
+                    _follow(cells, at, held[k, 0, j], held[k, 2, j], g, rates)
+                else:
+                    _descend(rule, cells, at, held[k], j, g, rates)
 
 
 @kernel
-def linear_margins(indptr, indices, values, weights):  # type: ignore[no-untyped-def]
-    """Return the margins of each row, (n_rows, n_outputs), under `weights`, (n_slots + 1, n_outputs)."""
-    last, outputs = weights.shape[0] - 1, weights.shape[1]
-    out = np.zeros((indptr.size - 1, outputs))
-    for row in range(out.shape[0]):
-        for entry in range(indptr[row], indptr[row + 1]):
-            for k in range(outputs):
-                out[row, k] += weights[indices[entry], k] * values[entry]
+def score_linear(indptr, indices, values, memory, link, scores):  # type: ignore[no-untyped-def]  # noqa: PLR0917 - a kernel
+    """Fill `scores`, (n_rows, n_outputs), as `learn_linear` does, and learn nothing; ``identity`` leaves the margins."""
+    last, outputs = memory.shape[0] - 1, memory.shape[1]
+    margins = np.empty(outputs)
+    for row in range(indptr.size - 1):
+        slots, x = indices[indptr[row] : indptr[row + 1]], values[indptr[row] : indptr[row + 1]]
         for k in range(outputs):
-            out[row, k] += weights[last, k]
-    return out
+            margins[k] = 0.0
+            for j in range(x.size):
+                margins[k] += memory[np.uint64(slots[j]), k, 0] * x[j]
+            margins[k] += memory[last, k, 0]
+        _link(link, margins, scores[row])
 
 
 @kernel
-def linear_weights(memory, rule, rates):  # type: ignore[no-untyped-def]
-    """Return the weights that `memory` stands for, (n_slots + 1, n_outputs)."""
-    out, block = np.empty((memory.shape[0], memory.shape[1])), np.empty((memory.shape[2] + 1, memory.shape[1]))
+def derive_ftrl(memory, rates):  # type: ignore[no-untyped-def]
+    """Fill in what an FTRL cell keeps beside (z, n): the weight and the root."""
     for slot in range(memory.shape[0]):
-        block[:-1] = memory[slot].T
-        _weigh(rule, block, memory.shape[1], rates, out[slot])
-    return out
+        for k in range(memory.shape[1]):
+            root = np.sqrt(memory[slot, k, 2])
+            memory[slot, k, 3] = root
+            memory[slot, k, 0] = _weight(memory[slot, k, 1], root, rates)
 
 
-@kernel
-def linked(link, margins):  # type: ignore[no-untyped-def]
-    """Return what the model says where its margins are `margins`, of the same shape."""
-    out = np.empty(margins.shape)
-    for row in range(margins.shape[0]):
-        _link(link, margins[row], out[row])
-    return out
-
-
-@kernel
+@inlined
 def _noise(seed, slot, f):  # type: ignore[no-untyped-def]
     """Return a number in (-1, 1), never 0, that depends on its arguments alone (splitmix64: Steele et al. 2014)."""
     x = np.uint64(seed) * np.uint64(0xD1342543DE82EF95) + np.uint64(slot) * np.uint64(0x2545F4914F6CDD1D)
@@ -195,7 +215,7 @@ def _noise(seed, slot, f):  # type: ignore[no-untyped-def]
     return (np.float64(x >> np.uint64(11)) + 0.5) / 4503599627370496.0 - 1.0
 
 
-@kernel
+@inlined
 def _sums(slots, x, factors, sums):  # type: ignore[no-untyped-def]
     """Fill `sums` with the sum of v x for each factor; return the pairwise part of the margin."""
     pairs = 0.0
@@ -213,31 +233,20 @@ def _sums(slots, x, factors, sums):  # type: ignore[no-untyped-def]
 @kernel
 def learn_machine(indptr, indices, values, targets, row_weights, memory, factors, rates, factor_rates, seed, scores):  # type: ignore[no-untyped-def]  # noqa: PLR0913, PLR0917 - a kernel takes arrays
     """Score each row into `scores`, (n_rows,), then learn it; see `FMState` for the arrays."""
-    longest = 1
-    for row in range(targets.size):
-        longest = max(longest, indptr[row + 1] - indptr[row] + 1)
-    block, weights, gradients = np.empty((3, longest)), np.empty(longest), np.empty(longest)
-    sums = np.empty(factors.shape[1])
+    weights, squares, sums = np.empty(_longest(indptr)), np.empty(_longest(indptr)), np.empty(factors.shape[1])
+    cells, last = memory.reshape(-1), np.uint64(memory.shape[0] - 1) << _2
     for row in range(targets.size):
         slots, x = indices[indptr[row] : indptr[row + 1]], values[indptr[row] : indptr[row + 1]]
-        _gather(memory, 0, slots, block)
-        _weigh(_FTRL, block, x.size + 1, rates, weights)
-        margin = 0.0
-        for j in range(x.size):
-            margin += weights[j] * x[j]
-        scores[row] = _sigmoid(margin + weights[x.size] + _sums(slots, x, factors, sums))
+        margin = _weigh_ftrl(cells, slots, x, last, weights, squares)
+        scores[row] = _sigmoid(margin + _sums(slots, x, factors, sums))
         if row_weights[row] == 0.0:
             continue
         slope = (scores[row] - targets[row]) * row_weights[row]
-        for j in range(x.size):
-            gradients[j] = slope * x[j]
-        gradients[x.size] = slope
-        _change(_FTRL, block, x.size + 1, rates, weights, gradients)
-        _add(memory, 0, slots, block)
+        _follow_row(cells, slots, x, last, weights, squares, slope, rates)
         _learn_factors(slots, x, slope, factors, factor_rates, seed, sums)
 
 
-@kernel
+@inlined
 def _learn_factors(slots, x, slope, factors, factor_rates, seed, sums):  # type: ignore[no-untyped-def]  # noqa: PLR0917 - a kernel
     rate, l2, size = factor_rates
     begun = True
@@ -257,14 +266,14 @@ def _learn_factors(slots, x, slope, factors, factor_rates, seed, sums):  # type:
 
 
 @kernel
-def score_machine(indptr, indices, values, weights, factors, link):  # type: ignore[no-untyped-def]  # noqa: PLR0917 - a kernel
+def score_machine(indptr, indices, values, memory, factors, link):  # type: ignore[no-untyped-def]  # noqa: PLR0917 - a kernel
     """Return the probability (with `link`) or the margin of each row, (n_rows,)."""
     out, sums = np.empty(indptr.size - 1), np.empty(factors.shape[1])
     for row in range(out.size):
         slots, x = indices[indptr[row] : indptr[row + 1]], values[indptr[row] : indptr[row + 1]]
         margin = 0.0
         for j in range(x.size):
-            margin += weights[slots[j]] * x[j]
-        margin = margin + weights[-1] + _sums(slots, x, factors, sums)
+            margin += memory[np.uint64(slots[j]), 0, 0] * x[j]
+        margin = margin + memory[-1, 0, 0] + _sums(slots, x, factors, sums)
         out[row] = _sigmoid(margin) if link else margin
     return out

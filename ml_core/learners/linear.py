@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml_core.errors import InputError
-from ml_core.learners.kernels import learn_linear, linear_margins, linear_weights, linked
-from ml_core.learners.rules import LINKS, RULES, STATE_WIDTH, Rates
+from ml_core.learners.kernels import derive_ftrl, learn_ftrl, learn_linear, score_linear
+from ml_core.learners.rules import LINKS, RULES, STATE_SAVED, STATE_WIDTH, Rates
 
-Csr = tuple[NDArray[np.integer[Any]], NDArray[np.integer[Any]], NDArray[np.float64]]
+Csr = tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float64]]
 
 
 @dataclass(slots=True)
@@ -41,7 +41,7 @@ class LinearState:
     Attributes
     ----------
     memory : ndarray of float64, shape (n_slots + 1, n_outputs, STATE_WIDTH[rule])
-        What the rule remembers of every coordinate.
+        What the rule remembers of every coordinate, its weight first: 32 bytes each under ``ftrl``.
     """
 
     n_slots: int
@@ -52,7 +52,8 @@ class LinearState:
     memory: NDArray[np.float64] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.memory = np.zeros((self.n_slots + 1, self.n_outputs, STATE_WIDTH[self.rule]))
+        # filled rather than asked for as zeros: NumPy puts large arrays it will write to on large pages
+        self.memory = np.full((self.n_slots + 1, self.n_outputs, STATE_WIDTH[self.rule]), 0.0)
 
     def learn(
         self, rows: Csr, targets: NDArray[np.float64], row_weights: NDArray[np.float64] | None = None
@@ -62,7 +63,7 @@ class LinearState:
         Parameters
         ----------
         rows : (indptr, indices, values)
-            CSR; indices below `n_slots`, finite float64 values.
+            CSR; int32 indices below `n_slots`, finite float64 values.
         targets : ndarray of float64, shape (n_rows,)
             0 or 1, a number, or a class index, by link.
         row_weights : ndarray of float64, shape (n_rows,), optional
@@ -76,7 +77,10 @@ class LinearState:
         weights = np.ones(targets.size) if row_weights is None else row_weights
         scores = np.empty((targets.size, self.n_outputs))
         before = self.memory.copy() if self.link == "identity" else self.memory
-        learn_linear(*rows, targets, weights, self.memory, RULES[self.rule], self.rates, LINKS[self.link], scores)
+        if self.rule == "ftrl" and self.n_outputs == 1:
+            learn_ftrl(*rows, targets, weights, self.memory, self.rates, LINKS[self.link], scores)
+        else:
+            learn_linear(*rows, targets, weights, self.memory, RULES[self.rule], self.rates, LINKS[self.link], scores)
         # Probabilities are bounded and so are their gradients; a squared error has no such bound.
         if self.link == "identity" and not (np.isfinite(scores).all() and np.isfinite(self.memory).all()):
             self.memory = before
@@ -87,18 +91,16 @@ class LinearState:
 
     def score(self, rows: Csr) -> NDArray[np.float64]:
         """Return the score of each row, shaped as `learn` does; changes nothing."""
-        scores: NDArray[np.float64] = linked(LINKS[self.link], self.margins(rows))
+        scores = self._scored(rows, self.link)
         return scores if self.link == "softmax" else scores[:, 0]
 
     def margins(self, rows: Csr) -> NDArray[np.float64]:
-        """Return the linear scores, shape (n_rows, n_outputs)."""
-        margins: NDArray[np.float64] = linear_margins(*rows, self.weights())
-        return margins
+        """Return what the link is applied to, shape (n_rows, n_outputs)."""
+        return self._scored(rows, "identity")
 
     def weights(self) -> NDArray[np.float64]:
         """Return the weights the state stands for, shape (n_slots + 1, n_outputs), intercept last."""
-        weights: NDArray[np.float64] = linear_weights(self.memory, RULES[self.rule], self.rates)
-        return weights
+        return self.memory[..., 0].copy()
 
     def seed(self, weights: NDArray[np.float64], n: NDArray[np.float64]) -> None:
         """Start from `weights`, as if they had been learned under squared gradients `n`.
@@ -128,17 +130,29 @@ class LinearState:
             damping = (beta + np.sqrt(seen)) / alpha + l2
             if (damping[weights != 0] == 0).any():
                 raise InputError("expected beta, l2 or n above zero where a weight is to be held, found all zero")
-            memory[..., 0] = -weights * damping - np.sign(weights) * l1
-        if self.rule in {"ftrl", "adagrad"}:
+            memory[..., 1], memory[..., 2] = -weights * damping - np.sign(weights) * l1, seen
+        elif self.rule == "adagrad":
             memory[..., 1] = seen
         self.memory = memory
+        self._derive()
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return the state as arrays; coordinates never touched are left out."""
-        touched = np.flatnonzero(self.memory.any(axis=(1, 2)))
-        return {"slots": touched, "memory": self.memory[touched]}
+        saved = self.memory[..., STATE_SAVED[self.rule]]
+        touched = np.flatnonzero(saved.any(axis=(1, 2)))
+        return {"slots": touched, "memory": saved[touched]}
 
     def restore(self, arrays: dict[str, NDArray[Any]]) -> None:
         """Take back what `arrays` gave."""
         self.memory[:] = 0.0
-        self.memory[arrays["slots"]] = arrays["memory"]
+        self.memory[arrays["slots"], :, STATE_SAVED[self.rule]] = arrays["memory"]
+        self._derive()
+
+    def _scored(self, rows: Csr, link: str) -> NDArray[np.float64]:
+        scores = np.empty((rows[0].size - 1, self.n_outputs))
+        score_linear(*rows, self.memory, LINKS[link], scores)
+        return scores
+
+    def _derive(self) -> None:
+        if self.rule == "ftrl":
+            derive_ftrl(self.memory, self.rates)

@@ -1,7 +1,7 @@
 r"""The update rules of the online learners: what one coordinate remembers, and how a gradient changes it.
 
-Each rule keeps a short row of float64 numbers per coordinate, its whole state, so that saving the rows saves the
-optimiser. With gradient :math:`g`, learning rate scale :math:`\alpha` and :math:`S_t(x) = \operatorname{sgn}(x)
+Each rule keeps a short row of float64 numbers per coordinate, its whole state and the weight that follows from it, so
+that saving the rows saves the optimiser. With gradient :math:`g`, learning rate scale :math:`\alpha` and :math:`S_t(x) = \operatorname{sgn}(x)
 \max(|x| - t, 0)`:
 
 ``ftrl`` — (z, n). FTRL-proximal, Algorithm 1 of McMahan et al. (2013), "Ad Click Prediction: a View from the Trenches":
@@ -33,7 +33,10 @@ does not touch never changes.
 """
 
 RULES = {"ftrl": 0, "adagrad": 1, "adam": 2, "sgd": 3}
-STATE_WIDTH = {"ftrl": 2, "adagrad": 2, "adam": 4, "sgd": 1}
+# How many numbers a coordinate's cell holds: (w, z, n, root of n), (w, n), (w, m, v, t), (w).
+STATE_WIDTH = {"ftrl": 4, "adagrad": 2, "adam": 4, "sgd": 1}
+# Which of them are saved; the others follow from these.
+STATE_SAVED = {"ftrl": slice(1, 3), "adagrad": slice(None), "adam": slice(None), "sgd": slice(None)}
 
 # The rates every rule is called with: (alpha, beta, l1, l2).
 Rates = tuple[float, float, float, float]

@@ -221,7 +221,7 @@ class PipelineModel:
 
     def _entries(self, columns: Columns, rows: int, *, learn: bool) -> Csr:
         """Return the rows as CSR arrays; the state adds the intercept."""
-        slots = np.empty((rows, self._entry_bounds[-1]), np.int64)
+        slots = np.empty((rows, self._entry_bounds[-1]), np.int32)
         values = np.ones(slots.shape)
         for position, stage in enumerate(self._stages):
             first, last = self._entry_bounds[position : position + 2]

@@ -13,7 +13,8 @@ from sklearn.linear_model import LinearRegression, LogisticRegression, SGDClassi
 
 from ml_core.errors import InputError
 from ml_core.learners import FTRLClassifier, FTRLRegressor
-from ml_core.learners.rules import RULES
+from ml_core.learners.kernels import learn_linear
+from ml_core.learners.rules import LINKS, RULES
 
 _ROWS = 300
 
@@ -144,7 +145,7 @@ def test_the_gradient_equals_finite_differences_of_the_loss(link):
         else FTRLClassifier(1.0, l1=0.0, l2=0.0, optimizer="sgd")
     )
     weights = draw.normal(size=(5, outputs))
-    rows = (np.array([0, 4]), np.arange(4), x)
+    rows = (np.array([0, 4]), np.arange(4, dtype=np.int32), x)
 
     def loss(w):
         state = model.start(4, 3 if link == "softmax" else 2)
@@ -287,7 +288,8 @@ def test_the_experiment_in_which_peers_lose_a_weight_of_two():
     assert ours.state_.weights()[0, 0] == pytest.approx(2.0, abs=0.05)
     peers = FTRLClassifier(**rates).start(1)
     slope = 1 / (1 + math.exp(-2.0)) - 1
-    peers.memory[0, 0] = [slope - abs(slope) / rates["alpha"] * 2.0, slope**2]
+    z, n = slope - abs(slope) / rates["alpha"] * 2.0, slope**2
+    peers.restore({"slots": np.array([0]), "memory": np.array([[[z, n]]])})
     assert peers.weights()[0, 0] < 0.25
 
 
@@ -315,8 +317,33 @@ def test_a_hand_over_that_cannot_be_held_is_refused(parts, said):
         FTRLClassifier.from_linear(**parts)
 
 
-def test_two_entries_at_one_slot_add_up():
-    """Hashed fields collide now and then; the row must still be learned."""
-    state = FTRLClassifier(0.5, 1.0, 0.0, 0.0).start(3)
-    state.learn((np.array([0, 2]), np.array([1, 1]), np.array([1.0, 1.0])), np.array([1.0]))
-    np.testing.assert_array_equal(state.memory[1, 0], [-1.0, 0.5])
+@pytest.mark.parametrize("classes", [2, 3])
+def test_two_entries_at_one_slot_both_start_from_before_the_row_and_add_up(classes):
+    """Hashed fields collide now and then; the row must still be learned, and the order of its entries not matter."""
+    X, y = _sparse_rows(classes=classes)
+    state = FTRLClassifier(0.5, 1.0, 0.05, 0.1).fit(X, y).state_
+    x, place = np.array([1.0, -0.5, 2.0]), np.array([7, 3, 7], np.int32)
+    before = state.arrays()["memory"][[3, 7]]
+    rows, target = (np.array([0, 3]), place, x), 1
+    slope = np.atleast_1d(state.score(rows)[0] - (1.0 if classes == 2 else np.eye(3)[target]))
+    w = state.weights()[7]
+    state.learn(rows, np.array([float(target)]))
+    z, n = before[1].T
+    g = slope[None, :] * x[[0, 2], None]
+    step = (np.sqrt(n + g**2) - np.sqrt(n)) / 0.5
+    np.testing.assert_allclose(
+        state.arrays()["memory"][7].T, [z + (g - step * w).sum(axis=0), n + (g**2).sum(axis=0)], rtol=1e-12
+    )
+
+
+def test_the_kernel_for_one_output_gives_the_bits_of_the_general_one():
+    """It exists for speed alone."""
+    X, y = _sparse_rows()
+    rows = (X.indptr.astype(np.int64), X.indices % 7, X.data)  # many collisions
+    states = [FTRLClassifier().start(X.shape[1]) for _ in range(2)]
+    fast = states[0].learn(rows, y.astype(float))
+    general = np.empty((_ROWS, 1))
+    rates, memory = states[1].rates, states[1].memory
+    learn_linear(*rows, y.astype(float), np.ones(_ROWS), memory, RULES["ftrl"], rates, LINKS["logistic"], general)
+    assert general[:, 0].tobytes() == fast.tobytes()
+    assert memory.tobytes() == states[0].memory.tobytes()
