@@ -23,6 +23,8 @@ ModelFlowError
 │   ├── LimitError            it is larger than the predictor's limits allow
 │   ├── LateRequestError      it did not arrive whole in time                         (retryable)
 │   └── OverloadedError       too many requests are in flight                         (retryable)
+├── StreamError               a topic is not what the flow needs, or was made anew
+│   └── BrokerDownError       the broker did not answer in time                       (retryable)
 └── PlatformError             a process of the platform could not be started or kept
 
 A message says what was expected, what was found, on which object, and what to do. There is no HTTP and no
@@ -150,6 +152,16 @@ class LateRequestError(RequestError):
 
 class OverloadedError(RequestError):
     """Too many requests are in flight; the same one may be answered a moment later."""
+
+    retryable = True
+
+
+class StreamError(ModelFlowError):
+    """A topic, or what it holds, is not what the flow needs; or the topic was deleted and made anew."""
+
+
+class BrokerDownError(StreamError):
+    """The broker did not answer in time."""
 
     retryable = True
 

@@ -4,8 +4,8 @@ Everything is read once into frozen models. An unknown key is refused with the n
 misspelt setting can never be silently ignored. Stages and estimators are tables whose keys belong to the
 `ml_core.pipeline` room; here they stay mappings, and the pipeline checks them in the same way when it is built.
 
-This module reads two environment variables and no other place does: `MODELFLOW_HOME` moves the state on disk,
-`MLFLOW_TRACKING_URI` points at another registry.
+This module reads the environment and no other place of the core does: `MODELFLOW_HOME` moves the state on disk,
+`MLFLOW_TRACKING_URI` points at another registry, and what begins with `KAFKA_` says how to reach the broker.
 """
 
 import difflib
@@ -14,6 +14,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from dataclasses import field as made
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
@@ -58,6 +59,7 @@ def _known_zone(name: str) -> str:
 Duration = Annotated[timedelta, BeforeValidator(_duration)]
 TimeZone = Annotated[str, AfterValidator(_known_zone)]
 Port = Annotated[int, Field(ge=1, le=65535)]
+ColumnKind = Literal["string", "float", "integer", "boolean", "instant"]
 
 
 class _Table(BaseModel):
@@ -199,6 +201,26 @@ class ServingSettings(_Table):
     max_staleness: Duration | None = Field(default=None, description="past it the sidecar reports itself not ready")
 
 
+class StreamSettings(_Table):
+    """The flow on Kafka: facts and labels in, examples to the resident learner, models and scores out."""
+
+    bootstrap_servers: str = Field(
+        default="127.0.0.1:9092", description="where the broker is, unless KAFKA_BOOTSTRAP_SERVERS says"
+    )
+    facts: Mapping[str, Mapping[str, ColumnKind]] = Field(
+        default={},
+        description="per kind of fact its columns, each string, float, integer, boolean or instant; `event_time` and"
+        " `known_at` are always there. Its topic is `<flow>.<kind>`",
+    )
+    allowed_lateness: Duration = Field(
+        default=timedelta(0), description="how far out of order the facts of one Kafka partition may be known"
+    )
+    max_ahead: Duration = Field(
+        default=timedelta(hours=1), description="a fact known so much later than its record was made is a dead letter"
+    )
+    max_record_bytes: int = Field(default=1_048_576, gt=0, description="a larger record is a dead letter")
+
+
 class Flow(_Table):
     """One model flow: a growing sequence of versions of one pipeline model."""
 
@@ -212,6 +234,7 @@ class Flow(_Table):
     gate: GateSettings = GateSettings()
     retention: RetentionSettings = RetentionSettings()
     serving: ServingSettings = ServingSettings()
+    stream: StreamSettings = StreamSettings()
 
     @property
     def address(self) -> str:
@@ -248,6 +271,8 @@ class Project:
         Where all state lives: `MODELFLOW_HOME`, or `var/` under the root.
     tracking_uri : str
         The MLflow registry.
+    kafka : mapping of str to str
+        The environment's variables that begin with ``KAFKA_``; see `ml_core.streaming.broker`.
     """
 
     root: Path
@@ -255,6 +280,7 @@ class Project:
     tracking_uri: str
     platform: PlatformSettings
     flows: Mapping[str, Flow]
+    kafka: Mapping[str, str] = made(default_factory=dict)
 
     def flow(self, name: str) -> Flow:
         """Return the flow called `name`; raise ProjectError naming the nearest one when there is none."""
@@ -296,6 +322,7 @@ def load_project(path: Path | None = None, *, environment: Mapping[str, str] | N
         tracking_uri=env.get("MLFLOW_TRACKING_URI") or read.tracking_uri or f"sqlite:///{home}/mlflow/mlflow.db",
         platform=read.platform,
         flows={name: flow.model_copy(update={"name": name}) for name, flow in read.flows.items()},
+        kafka={name: value for name, value in env.items() if name.startswith("KAFKA_")},
     )
 
 

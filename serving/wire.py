@@ -35,6 +35,7 @@ STATUS: Final[Mapping[type[ModelFlowError], tuple[int, str]]] = {
     errors.VersionNotFoundError: (503, "NOT_READY"),
     errors.PackageError: (503, "NOT_READY"),
     errors.StoreBusyError: (503, "NOT_READY"),
+    errors.BrokerDownError: (503, "NOT_READY"),
     # the rest cannot arise from a request; were one to, it is ours
     errors.ProjectError: (500, "INTERNAL_ERROR"),
     errors.SegmentError: (500, "INTERNAL_ERROR"),

@@ -40,6 +40,16 @@ def locked(directory: Path, *, exclusive: bool, wait_s: float) -> Iterator[float
         yield time.monotonic() - started
 
 
+def wanted(directory: Path) -> bool:
+    """Say whether somebody queues for the lock of `directory`."""
+    with (directory / "turnstile").open("a+b") as turnstile:
+        try:
+            fcntl.flock(turnstile, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
+
+
 def _acquire(file: int, mode: int, deadline: float, directory: Path, held: int) -> None:
     while True:
         try:

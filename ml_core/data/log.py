@@ -10,13 +10,15 @@ Every fact has `event_time`, when it happened, and `known_at`, when it could fir
 
 import fcntl
 import itertools
+import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -30,6 +32,7 @@ _UTC_MICROS = pa.timestamp("us", tz="UTC")
 REQUIRED = ("event_time", "known_at")
 OFFSET = "log_offset"
 ARCHIVE = "absorbed"
+_SOURCE = b"modelflow.source"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -64,7 +67,9 @@ class EventLog:
         self.directory = directory
         self._last: dict[str, Segment] = {}
 
-    def append(self, partition: str, facts: pa.Table, *, through: datetime) -> Segment:
+    def append(
+        self, partition: str, facts: pa.Table, *, through: datetime, source: Mapping[str, Any] | None = None
+    ) -> Segment:
         """Write `facts` as the partition's next segment.
 
         Parameters
@@ -75,6 +80,9 @@ class EventLog:
             Holds `event_time` and `known_at`, timestamps with a zone, and the columns of this kind.
         through : datetime
             No other fact of this partition will be known by this instant.
+        source : mapping, optional
+            Where the producer stands in its own source after these facts, as JSON values. It becomes visible with the
+            facts or not at all, so a producer that goes on from `source_of` the last segment repeats and loses nothing.
 
         Raises
         ------
@@ -96,7 +104,7 @@ class EventLog:
                     f"{partition}: complete through {last.through} already, asked to go back to {through}"
                 )
             name = f"{first:020d}-{first + facts.num_rows:020d}-{through.strftime(_INSTANT)}Z.parquet"
-            _write_whole(folder / name, _numbered(facts, first))
+            _write_whole(folder / name, _numbered(facts, first), source)
             segment = Segment(first, first + facts.num_rows, through, folder / name)
         self._last[partition] = segment
         return segment
@@ -157,8 +165,19 @@ def _numbered(facts: pa.Table, first: int) -> pa.Table:
     return pa.table(columns)
 
 
-def _write_whole(path: Path, table: pa.Table) -> None:
+def source_of(segment: Segment) -> dict[str, Any] | None:
+    """Return where the producer of a segment stood after it; None where it did not say."""
+    try:
+        metadata = pq.read_schema(segment.path).metadata or {}
+    except (OSError, pa.ArrowException) as error:
+        raise SegmentError(f"{segment.path}: expected a whole Parquet file, found {error}") from error
+    return json.loads(metadata[_SOURCE]) if _SOURCE in metadata else None
+
+
+def _write_whole(path: Path, table: pa.Table, source: Mapping[str, Any] | None) -> None:
     part = path.with_suffix(".part")
+    if source is not None:
+        table = table.replace_schema_metadata({_SOURCE: json.dumps(source)})
     with part.open("wb") as file:
         pq.write_table(table, file, compression="zstd")
         file.flush()

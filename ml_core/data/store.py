@@ -24,7 +24,7 @@ import pyarrow as pa
 
 from ml_core.clock import as_utc
 from ml_core.data import tables
-from ml_core.data.lock import locked
+from ml_core.data.lock import locked, wanted
 from ml_core.data.log import EventLog, Segment
 from ml_core.errors import DataError, FeatureError
 from ml_core.project import Flow, day_start
@@ -114,6 +114,10 @@ class FeatureStore:
         """Own the DuckDB file over several calls, as a replay does; `absorb` and reads then cost no opening."""
         with self._owner():
             yield
+
+    def wanted(self) -> bool:
+        """Say whether another process waits for the file; a resident owner then ends its session."""
+        return wanted(self.directory)
 
     def absorb(self) -> Absorbed:
         """Take in every pending segment in one transaction; nothing pending is no work.

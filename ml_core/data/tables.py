@@ -74,10 +74,13 @@ def append_facts(
             connection.execute(f"create table {table} as from read_parquet($file) limit 0", {"file": first_file})
         if not files:
             return 0
+        if not first_ever:
+            _add_columns(connection, table, files)
         floor = clock + _INSTANT if clock is not None and min(map(_first_known, files)) <= clock else None
         stamped = "known_at" if floor is None else "greatest(known_at, $floor)"
         values = {"files": files} | ({} if floor is None else {"floor": floor})
-        facts = f"select * replace ({stamped} as known_at) from read_parquet($files) order by known_at, {OFFSET}"  # noqa: S608 - identifiers are quoted
+        source = "read_parquet($files, union_by_name = true)"
+        facts = f"select * replace ({stamped} as known_at) from {source} order by known_at, {OFFSET}"  # noqa: S608 - identifiers are quoted
         connection.execute(f"insert into {table} by name {facts}", values)
         if floor is None:
             return 0
@@ -88,6 +91,15 @@ def append_facts(
             f"partition {partition!r}: expected whole segments with the columns of the facts before them, from"
             f" {first_file} on, found: {error}"
         ) from error
+
+
+def _add_columns(connection: Connection, table: str, files: Sequence[str]) -> None:
+    """Give the table the columns its producer has added; facts before them have none, and a dropped one stays null."""
+    held = {row[0] for row in connection.execute(f"describe {table}").fetchall()}
+    query = "describe from read_parquet($files, union_by_name = true)"
+    for name, kind, *_ in connection.execute(query, {"files": list(files)}).fetchall():
+        if name not in held:
+            connection.execute(f"alter table {table} add column {quoted(name)} {kind}")
 
 
 def _first_known(file: str) -> datetime:

@@ -1,0 +1,75 @@
+"""`modelflow ingest`: Kafka into the event log, features and examples out of it."""
+
+import json
+import logging
+import signal
+import threading
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from ml_core.data.store import FeatureStore
+from ml_core.errors import StoreBusyError
+from ml_core.project import Flow, Project, load_project
+from ml_core.streaming.broker import Broker
+from ml_core.streaming.feed import Feed
+from ml_core.streaming.ingest import Ingested, Ingester
+
+_LOG = logging.getLogger("modelflow.streaming")
+
+
+def broker_of(project: Project, flow: Flow) -> Broker:
+    """Return the broker a flow's topics are on."""
+    return Broker.from_environment(project.kafka, default=flow.stream.bootstrap_servers)
+
+
+def ingest(
+    flow: Annotated[str, typer.Argument(help="the flow")],
+    partitions: Annotated[int, typer.Option(help="Kafka partitions of topics that do not exist yet")] = 1,
+    until_idle: Annotated[bool, typer.Option(help="end once the topics hold nothing more")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object at the end")] = False,
+) -> None:
+    """Take the facts of a flow from Kafka into its event log; emit its examples and feature rows."""
+    project = load_project()
+    found = project.flow(flow)
+    store = FeatureStore(found, root=project.root, home=project.home)
+    taken = run_ingest(found, store, broker_of(project, found), partitions, until_idle=until_idle, stop=told_to_stop())
+    typer.echo(json.dumps(asdict(taken)) if as_json else f"{taken.facts} facts, {taken.refused} dead letters")
+
+
+def told_to_stop() -> threading.Event:
+    """Return an event that TERM and INT set."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("kafka").setLevel(logging.WARNING)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
+
+
+def run_ingest(
+    flow: Flow, store: FeatureStore, broker: Broker, partitions: int, *, until_idle: bool, stop: threading.Event
+) -> Ingested:
+    """Ingest until told to stop, or until the topics hold nothing more; return what was taken in.
+
+    The feature store is owned for as long as nobody else waits for it. While another process has it, facts go on coming
+    into the log, and are absorbed later.
+    """
+    ingester = Ingester(flow, store.log, broker, partitions=partitions)
+    feed = Feed(flow, store, broker, partitions=partitions)
+    try:
+        idle = False
+        while not (stop.is_set() or (idle and until_idle)):
+            try:
+                with store.session():
+                    while not (stop.is_set() or (idle and until_idle) or store.wanted()):
+                        idle = not ingester.step().segments and ingester.lag() == 0
+                        feed.step()
+            except StoreBusyError as error:
+                _LOG.warning("%s: not absorbed yet: %s", flow.name, error)
+                ingester.step()
+    finally:
+        feed.close()
+        ingester.close()
+    return ingester.total
