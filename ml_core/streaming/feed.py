@@ -1,13 +1,13 @@
 """What the owner of the event log tells the stream: examples for the learner, feature rows for whoever scores them.
 
 Invariant: the feature store decides what an example is, which offset it has and what its features are; the topics only
-carry that. An example's own offset travels with it, so a reader skips what it has and notices what it lacks. How far was
-emitted is noted after the broker has acknowledged it: a process killed between the two emits a batch again.
+carry that. An example's own offset travels with it, so a reader skips what it has and notices what it lacks. How far
+was emitted is noted after the broker has acknowledged it: a process killed between the two emits a batch again.
 """
 
 import json
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -36,8 +36,8 @@ def feature_topic(flow: str) -> str:
 class Feed:
     """Absorbs what the log holds and emits what that made.
 
-    ``<flow>.examples`` has one partition; a record is an Arrow stream of up to 1,000 examples in order, with the headers
-    `first` and `next`. ``<flow>.features`` holds a JSON object per row, keyed by its entity.
+    ``<flow>.examples`` has one partition; a record is an Arrow stream of up to 1,000 examples in order, with the
+    headers `first` and `next`. ``<flow>.features`` holds a JSON object per row, keyed by its entity.
 
     Parameters
     ----------
@@ -71,7 +71,9 @@ class Feed:
             return 0
         first = self._next
         with reported(self._broker):
-            futures = [self._send(start, progress.next_example) for start in range(first, progress.next_example, _EXAMPLE_ROWS)]
+            futures = [
+                self._send(start, progress.next_example) for start in range(first, progress.next_example, _EXAMPLE_ROWS)
+            ]
             if self._asked is None or progress.clock > self._asked:
                 futures += self._send_features(progress.clock)
             for future in futures:
@@ -84,13 +86,13 @@ class Feed:
         """Let go of the broker."""
         self._producer.close()
 
-    def _send(self, first: int, end: int) -> "object":
+    def _send(self, first: int, end: int) -> Any:
         stop = min(first + _EXAMPLE_ROWS, end)
         headers = [("first", str(first).encode()), ("next", str(stop).encode())]
         value = write_arrow(self._store.examples(first, stop).combine_chunks())
         return self._producer.send(example_topic(self._flow.name), value=value, headers=headers, partition=0)
 
-    def _send_features(self, clock: datetime) -> list["object"]:
+    def _send_features(self, clock: datetime) -> list[Any]:
         start = self._asked or clock
         rows = self._store.feature_rows(start + _MICRO, clock + _MICRO)
         keys = rows.column("key").to_pylist()

@@ -133,12 +133,14 @@ class Ingester:
             setattr(self.total, name, getattr(self.total, name) + getattr(taken, name))
         return taken
 
-    def lag(self) -> int:
-        """Return how many records wait, as far as the broker has said; by the end of the log it last answered with."""
+    def lag(self) -> int | None:
+        """Return how many records wait behind the ends the broker last told; None before it told them all."""
         waiting = 0
         for part in self._consumer.assignment():
             end = self._consumer.highwater(part)
-            waiting += 0 if end is None else max(end - self._places[part.topic].offsets[part.partition], 0)
+            if end is None:
+                return None
+            waiting += end - self._places[part.topic].offsets[part.partition]
         return waiting
 
     def close(self) -> None:

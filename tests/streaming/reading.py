@@ -1,0 +1,27 @@
+"""Reading whole topics, as the tests' oracle."""
+
+from typing import Any
+
+from kafka import TopicPartition
+
+from ml_core.streaming.broker import Broker
+
+
+def everything(broker: Broker, topic: str, **settings: Any) -> list[Any]:
+    """Return every record of a topic, partition by partition."""
+    parts = [TopicPartition(topic, number) for number in range(broker.partitions(topic))]
+    found = []
+    consumer = broker.consumer(**settings)
+    for part in parts:
+        consumer.assign([part])
+        consumer.seek(part, 0)
+        waited = 0
+        while waited < 20:
+            records = [record for batch in consumer.poll(timeout_ms=100).values() for record in batch]
+            found += records
+            end = consumer.highwater(part)
+            if end is not None and consumer.position(part) >= end:
+                break
+            waited += not records
+    consumer.close()
+    return found
