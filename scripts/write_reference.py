@@ -91,8 +91,6 @@ def kind_of(annotation: Any) -> str:
         return " or ".join(f"`{choice}`" for choice in inner)
     if origin in {Union, types.UnionType}:
         return " or ".join(kind_of(part) for part in inner if part is not type(None))
-    if origin is Literal:
-        return "one of " + ", ".join(f"`{choice}`" for choice in inner)
     if origin is tuple:
         return f"{'list' if inner[-1] is Ellipsis else 'pair'} of {plural(kind_of(inner[0]))}"
     if origin is Mapping:
