@@ -18,8 +18,6 @@ from ml_core.errors import InputError
 from ml_core.learners.linear import Csr
 from ml_core.learners.rules import Rates
 
-_KERNELS = ("C", "W")  # kernels are compiled for one kind of array; asking for it costs nothing where it is given
-
 
 class State(Protocol):
     """A learner's whole state, and the two things that can be done with it."""
@@ -210,8 +208,9 @@ class OnlineRegressor(RegressorMixin, OnlineEstimator):  # type: ignore[misc]  #
 
 def _csr(X: Any) -> Csr:
     rows = X if sparse.issparse(X) else sparse.csr_array(X)
+    # kernels are compiled for one kind of array; asking for it costs nothing where it is given
     return (
-        np.require(rows.indptr, np.int64, _KERNELS),
-        np.require(rows.indices, np.int32, _KERNELS),
-        np.require(rows.data, np.float64, _KERNELS),
+        np.require(rows.indptr, np.int64, ("C", "W")),
+        np.require(rows.indices, np.int32, ("C", "W")),
+        np.require(rows.data, np.float64, ("C", "W")),
     )

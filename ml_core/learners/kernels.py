@@ -5,9 +5,9 @@ kernel that called into another file would go on with the old version of it. All
 row, and sums run in the order of a row's entries, the intercept last.
 
 What a coordinate remembers is a *cell* of `STATE_WIDTH[rule]` neighbouring numbers, its weight first, so that scoring
-reads one number whatever the rule. Under ``ftrl`` a cell is (w, z, n, root of n): the first and the last follow from the
-others, and keeping them leaves one root and one division per entry. A row is learned from the cells as they were when
-it was scored; the copy that is kept for this is also how a second entry in the same cell is noticed.
+reads one number whatever the rule. Under ``ftrl`` a cell is (w, z, n, root of n): the first and the last follow from
+the others, and keeping them leaves one root and one division per entry. A row is learned from the cells as they were
+when it was scored; the copy that is kept for this is also how a second entry in the same cell is noticed.
 """
 
 import numpy as np
@@ -181,7 +181,7 @@ def learn_linear(indptr, indices, values, targets, row_weights, memory, rule, ra
 
 @kernel
 def score_linear(indptr, indices, values, memory, link, scores):  # type: ignore[no-untyped-def]  # noqa: PLR0917 - a kernel
-    """Fill `scores`, (n_rows, n_outputs), as `learn_linear` does, and learn nothing; ``identity`` leaves the margins."""
+    """Fill `scores`, (n_rows, n_outputs), as `learn_linear` does, and learn nothing."""
     last, outputs = memory.shape[0] - 1, memory.shape[1]
     margins = np.empty(outputs)
     for row in range(indptr.size - 1):

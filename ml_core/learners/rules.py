@@ -1,8 +1,8 @@
 r"""The update rules of the online learners: what one coordinate remembers, and how a gradient changes it.
 
 Each rule keeps a short row of float64 numbers per coordinate, its whole state and the weight that follows from it, so
-that saving the rows saves the optimiser. With gradient :math:`g`, learning rate scale :math:`\alpha` and :math:`S_t(x) = \operatorname{sgn}(x)
-\max(|x| - t, 0)`:
+that saving the rows saves the optimiser. With gradient :math:`g`, learning rate scale :math:`\alpha` and
+:math:`S_t(x) = \operatorname{sgn}(x) \max(|x| - t, 0)`:
 
 ``ftrl`` — (z, n). FTRL-proximal, Algorithm 1 of McMahan et al. (2013), "Ad Click Prediction: a View from the Trenches":
 
