@@ -138,14 +138,14 @@ class LocalPredictor:
         """
         model = self._current()
         if isinstance(rows, pa.Table | pa.RecordBatch):
-            feed = model.rows.columns(dict(zip(rows.schema.names, rows.columns, strict=True)))
+            scores = model.score_columns(dict(zip(rows.schema.names, rows.columns, strict=True)))
         elif isinstance(rows, Mapping):
-            feed = model.rows.columns(rows)
+            scores = model.score_columns(rows)
         elif isinstance(rows, Sequence) and all(isinstance(row, Mapping) for row in rows):
-            feed = model.rows.records(rows)
+            scores = model.score(model.rows.records(rows))
         else:
             raise InputError(f"expected rows, columns or an Arrow table, found {type(rows).__name__}")
-        return Predictions(model.score(feed), model.version)
+        return Predictions(scores, model.version)
 
     def close(self) -> None:
         """Stop following."""

@@ -38,6 +38,7 @@ Feed = dict[str, NDArray[Any]]
 _EXACT_INTEGER = 2**53
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _ORDINARY_STRINGS, _ORDINARY_NUMBERS = {str}, {float, int, type(None)}
+_ARROW_FLOATS = {"halffloat", "float", "double"}
 _MOST_LAYOUTS = 64
 
 
@@ -130,7 +131,7 @@ class RowReader:
             if index < len(strings):
                 strings[index] = _string_column(name, values)
             else:
-                numbers[index - len(strings)] = _number_column(name, values)
+                numbers[index - len(strings)] = number_column(name, values)
         return self._feed(strings, numbers)
 
     def _feed(self, strings: NDArray[Any], numbers: NDArray[np.float32]) -> Feed:
@@ -210,7 +211,10 @@ def _string_column(name: str, values: Any) -> Sequence[str]:
     return listed
 
 
-def _number_column(name: str, values: Any) -> NDArray[np.floating[Any]]:
+def number_column(name: str, values: Any) -> NDArray[np.floating[Any]]:
+    """Return a number column by the policy above, a missing number as NaN, not yet rounded to float32."""
+    if str(getattr(values, "type", "")) in _ARROW_FLOATS:
+        values = values.to_numpy(zero_copy_only=False)
     if isinstance(values, np.ndarray) and values.dtype.kind == "f":
         read = None if np.isinf(values).any() or np.nanmax(np.abs(values), initial=0) > _FLOAT32_MAX else values
         listed: Sequence[Any] = values.tolist() if read is None else ()

@@ -1,7 +1,6 @@
 """Scoring without the graph: what a linear pipeline's graph says, said in a microsecond, and proved against it."""
 
 from serving.scorer.expression import NotCoveredError
-from serving.scorer.proof import prove_scorer
-from serving.scorer.row import RowScorer
+from serving.scorer.proof import Scorers, prove_scorers, read_scorers
 
-__all__ = ["NotCoveredError", "RowScorer", "prove_scorer"]
+__all__ = ["NotCoveredError", "Scorers", "prove_scorers", "read_scorers"]

@@ -15,14 +15,14 @@ import math
 from collections.abc import Callable, Mapping
 from operator import getitem
 from struct import Struct
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import numpy as np
 
 from serving.rows import picker, read_number, read_string
-from serving.scorer.expression import Expression, NotCoveredError, read_expression
+from serving.scorer.expression import Expression, NotCoveredError
 from serving.scorer.piecewise import piecewise
-from serving.scorer.terms import Sum, evaluator, take_apart
+from serving.scorer.terms import Sum, evaluator
 
 MOST_REMEMBERED: Final = 1 << 17
 """Values remembered by one scorer, all columns together."""
@@ -57,7 +57,7 @@ class Memory(dict[Any, float]):
 
 
 class RowScorer:
-    """Scores single rows as one graph does; see `RowScorer.of`.
+    """Scores single rows as one graph does.
 
     Parameters
     ----------
@@ -82,9 +82,6 @@ class RowScorer:
         order = sorted(signature, key=lambda name: signature[name] == "float")
         texts = [name for name in order if signature[name] == "string"]
         pairs = [columns for columns in total.terms if len(columns) > 1]
-        for pair in pairs:
-            if not set(pair) <= set(texts):
-                raise NotCoveredError(f"a term of {pair[0]} and {pair[1]}, which are not both strings")
         limit = max(most_remembered // (len(order) + len(pairs)), 1)
         self.columns = tuple(order)
         self._texts = len(texts)
@@ -96,11 +93,6 @@ class RowScorer:
         self.memories = tuple(Memory(kinds[signature[name]](name, total.terms.get((name,))), limit) for name in order)
         self.pairs = tuple(Memory(_pair_term(pair, total.terms[pair]), limit) for pair in pairs)
         self._lefts, self._rights = (picker([order.index(pair[side]) for pair in pairs]) for side in (0, 1))
-
-    @classmethod
-    def of(cls, packed: bytes, signature: Mapping[str, str], **settings: Any) -> Self:
-        """Derive the scorer of a packed graph; raise NotCoveredError where there is none."""
-        return cls(take_apart(read_expression(packed, signature)), signature, **settings)
 
     def score(self, row: Mapping[str, Any]) -> float | None:
         """Return the score of a row; None where it does not fit, and the graph's way of reading it says why."""

@@ -14,7 +14,7 @@ from serving.scorer.expression import Expression, NotCoveredError, Table, combin
 from serving.scorer.murmur3 import murmur3
 
 Term = Callable[[Mapping[str, Any]], Any]
-"""What an expression is worth, by the values of its columns: strings, and numbers rounded to float32."""
+"""What an expression is worth, by the values of its columns: strings, and numbers rounded to float32; or arrays."""
 
 _MOST_COLUMNS: Final = 2
 
@@ -36,13 +36,18 @@ class Sum:
     terms: Mapping[tuple[str, ...], Expression]
 
 
-def take_apart(score: Expression) -> Sum:
+def take_apart(score: Expression, signature: Mapping[str, str]) -> Sum:
     """Return a score as a sum.
+
+    Parameters
+    ----------
+    signature : mapping of str to str
+        Raw column to ``string`` or ``float``.
 
     Raises
     ------
     NotCoveredError
-        Some term of it depends on more than two columns.
+        Some term of it depends on more than two columns, or on two that are not both strings.
     """
     logistic = score.operator == "Sigmoid"
     margin = score.inputs[0] if logistic else score
@@ -54,6 +59,8 @@ def take_apart(score: Expression) -> Sum:
             continue
         if len(term.columns) > _MOST_COLUMNS:
             raise NotCoveredError(f"a term of {len(term.columns)} columns")
+        if len(term.columns) > 1 and {signature[name] for name in term.columns} != {"string"}:
+            raise NotCoveredError(f"a term of {' and '.join(sorted(term.columns))}, which are not both strings")
         scaled = term if scale == 1.0 else combine("Mul", (term, constant(scale)))
         grouped.setdefault(tuple(sorted(term.columns)), []).append(scaled)
     return Sum(logistic, bias, {columns: combine("Add", terms) for columns, terms in grouped.items()})
@@ -72,12 +79,19 @@ def _addends(expression: Expression, scale: float) -> Iterator[tuple[float, Expr
         yield scale, expression
 
 
-def evaluator(expression: Expression) -> Term:
-    """Return a function that evaluates an expression for one row."""
-    return _EVALUATORS[expression.operator](expression.constant, *map(evaluator, expression.inputs))
+def evaluator(expression: Expression, operators: Mapping[str, Callable[..., Term]] | None = None) -> Term:
+    """Return a function that evaluates an expression by its columns' values.
+
+    Parameters
+    ----------
+    operators : mapping of str to maker of terms
+        What each operator does; by default `SCALARS`, for the values of one row.
+    """
+    make = (operators or SCALARS)[expression.operator]
+    return make(expression.constant, *(evaluator(given, operators) for given in expression.inputs))
 
 
-def _of(function: Callable[..., Any]) -> Callable[..., Term]:
+def applied(function: Callable[..., Any]) -> Callable[..., Term]:
     """Return a maker of evaluators that apply a function of one, two or more values."""
 
     def make(_: Any, *inputs: Term) -> Term:
@@ -127,24 +141,24 @@ def sign(value: float) -> float:
     return (value > 0.0) - (value < 0.0) if value == value else value  # noqa: PLR0124 - NaN
 
 
-_EVALUATORS: Mapping[str, Callable[..., Term]] = {
+SCALARS: Mapping[str, Callable[..., Term]] = {
     "constant": _constant,
     "text": itemgetter,
     "number": itemgetter,
     "Add": _add,
-    "Sub": _of(lambda left, right: left - right),
-    "Mul": _of(lambda left, right: left * right),
-    "Mod": _of(lambda left, right: left % right),
-    "Greater": _of(lambda left, right: left > right),
-    "Less": _of(lambda left, right: left < right),
-    "IsNaN": _of(math.isnan),
-    "Abs": _of(abs),
-    "Log": _of(math.log),
-    "Sign": _of(sign),
-    "Clip": _of(clip),
+    "Sub": applied(lambda left, right: left - right),
+    "Mul": applied(lambda left, right: left * right),
+    "Mod": applied(lambda left, right: left % right),
+    "Greater": applied(lambda left, right: left > right),
+    "Less": applied(lambda left, right: left < right),
+    "IsNaN": applied(math.isnan),
+    "Abs": applied(abs),
+    "Log": applied(math.log),
+    "Sign": applied(sign),
+    "Clip": applied(clip),
     "Where": _where,
     "Cast": _cast,
     "Gather": _gather,
-    "MurmurHash3": _of(murmur3),
+    "MurmurHash3": applied(murmur3),
     "LabelEncoder": _encoded,
 }

@@ -13,10 +13,11 @@ from ml_core.pipeline import PipelineModel
 from ml_core.pipeline.hashing import hash_bytes
 from serving.packing import open_session, packed_graph
 from serving.rows import RowReader
-from serving.scorer import NotCoveredError, RowScorer, prove_scorer
+from serving.scorer import NotCoveredError, Scorers, prove_scorers
 from serving.scorer.expression import read_expression
 from serving.scorer.murmur3 import murmur3
 from serving.scorer.piecewise import piecewise
+from serving.scorer.row import RowScorer
 from serving.scorer.terms import evaluator, take_apart
 from tests.pipeline.examples import ESTIMATORS, SCHEMA, STAGES, labels, pipeline, rows
 
@@ -35,8 +36,9 @@ class Both:
     def __init__(self, model: PipelineModel, **settings: Any) -> None:
         self.packed = packed_graph(model.to_onnx(), model.signature)
         self.rows = RowReader(model.signature)
+        self.total = take_apart(read_expression(self.packed, model.signature), model.signature)
         self.session = open_session(self.packed)
-        self.scorer = RowScorer.of(self.packed, model.signature, **settings)
+        self.scorer = RowScorer(self.total, model.signature, **settings)
 
     def graph(self, feed: Any) -> Any:
         return self.session.run(None, feed)[0]
@@ -94,7 +96,7 @@ def test_strings_hash_as_in_training(text: str) -> None:
 
 def test_straight_pieces_are_the_expression_up_to_the_last_bit_of_a_break(every_stage: Both) -> None:
     """A bucket that began one float32 too early would jump there."""
-    terms = take_apart(read_expression(every_stage.packed, every_stage.rows.signature)).terms
+    terms = every_stage.total.terms
     straight, exact = piecewise(terms["seats",]), evaluator(terms["seats",])
     near = [float(np.nextafter(np.float32(place), np.float32(to))) for place in straight.breaks for to in (-9e9, 9e9)]
     assert len(straight.breaks) >= 5
@@ -105,7 +107,7 @@ def test_straight_pieces_are_the_expression_up_to_the_last_bit_of_a_break(every_
 
 def test_a_logarithm_is_no_straight_piece_and_scores_as_the_graph_all_the_same(every_stage: Both) -> None:
     """What cannot be found by bisection is worked out."""
-    terms = take_apart(read_expression(every_stage.packed, every_stage.rows.signature)).terms
+    terms = every_stage.total.terms
     with pytest.raises(NotCoveredError):
         piecewise(terms["delay",])
 
@@ -182,9 +184,9 @@ def test_what_is_no_sum_over_columns_is_left_to_the_graph(estimator: Any) -> Non
         Both(trained(estimator))
 
 
-def prove(both: Both) -> RowScorer | None:
+def prove(both: Both) -> Scorers | None:
     golden = {name: rows(8).column(name).to_pylist() for name in both.rows.signature}
-    return prove_scorer(both.packed, both.rows, both.graph, golden)
+    return prove_scorers(both.packed, both.rows, both.graph, golden)
 
 
 def test_a_scorer_that_agrees_is_used_and_one_that_does_not_is_not(
@@ -198,5 +200,5 @@ def test_a_scorer_that_agrees_is_used_and_one_that_does_not_is_not(
     assert "the faster way lies" in caplog.text
     monkeypatch.setattr(RowScorer, "score", lambda *_: None)
     assert prove(every_stage) is None
-    monkeypatch.setattr(RowScorer, "of", lambda *_, **__: 1 // 0)
+    monkeypatch.setattr(RowScorer, "__init__", lambda *_, **__: 1 // 0)
     assert prove(every_stage) is None

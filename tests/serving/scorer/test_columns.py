@@ -1,0 +1,112 @@
+"""The column scorer says what the graph says, whatever holds the columns."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from ml_core.pipeline import PipelineModel
+from serving.packing import open_session, packed_graph
+from serving.rows import RowReader
+from serving.scorer import read_scorers
+from serving.scorer.columns import Words
+from tests.pipeline.examples import ESTIMATORS, SCHEMA, STAGES, labels, pipeline, rows
+
+
+def trained(estimator: Any = ESTIMATORS[0], stages: Any = STAGES) -> PipelineModel:
+    model = PipelineModel.build(pipeline(estimator, stages), SCHEMA)
+    model.learn(rows(), labels())
+    return model
+
+
+def graph_scores(model: PipelineModel, table: pa.Table) -> Any:
+    reader = RowReader(model.signature)
+    session = open_session(packed_graph(model.to_onnx(), model.signature))
+    return session.run(None, reader.records(table.select(list(model.signature)).to_pylist()))[0]
+
+
+def column_scores(model: PipelineModel, columns: Any) -> Any:
+    return read_scorers(packed_graph(model.to_onnx(), model.signature), RowReader(model.signature)).columns.score(
+        columns
+    )
+
+
+def as_lists(column: pa.ChunkedArray) -> Any:
+    return column.to_pylist()
+
+
+def as_arrays(column: pa.ChunkedArray) -> Any:
+    return np.array(column.to_pylist(), object if pa.types.is_string(column.type) else np.float64)
+
+
+def as_arrow(column: pa.ChunkedArray) -> Any:
+    return column.combine_chunks()
+
+
+def as_dictionaries(column: pa.ChunkedArray) -> Any:
+    return column.combine_chunks().dictionary_encode() if pa.types.is_string(column.type) else column.combine_chunks()
+
+
+def as_differing_dictionaries(column: pa.ChunkedArray) -> Any:
+    if not pa.types.is_string(column.type):
+        return column
+    halves = (column.slice(0, 700), column.slice(700))
+    return pa.chunked_array([half.combine_chunks().dictionary_encode() for half in halves])
+
+
+@pytest.mark.parametrize("form", [as_lists, as_arrays, as_arrow, as_dictionaries, as_differing_dictionaries])
+@pytest.mark.parametrize("estimator", [ESTIMATORS[0], ESTIMATORS[3]], ids=lambda spec: spec["name"])
+def test_columns_in_every_form_score_as_the_graph(form: Any, estimator: Any) -> None:
+    """A table from anywhere is taken as it is."""
+    model, table = trained(estimator), rows(2000, seed=9)
+    scores = column_scores(model, {name: form(table.column(name)) for name in SCHEMA})
+    assert scores.dtype == np.float32
+    assert np.abs(scores - graph_scores(model, table)).max() < 1e-6
+
+
+@pytest.mark.parametrize("stage", [stage for stage in STAGES if stage["stage"] not in {"clip", "log1p"}], ids=str)
+def test_each_stage_alone_scores_as_the_graph(stage: Any) -> None:
+    """A single column, or columns of one kind, take other ways."""
+    model, table = trained(stages=(stage,)), rows(300, seed=6)
+    columns = {name: table.column(name) for name in model.signature}
+    assert np.abs(column_scores(model, columns) - graph_scores(model, table)).max() < 1e-6
+
+
+def test_ever_new_strings_score_as_the_graph() -> None:
+    """A column of identifiers has no value twice."""
+    model, table = trained(), rows(1000, seed=3)
+    table = table.set_column(1, "tail", pa.array([f"t{n}" for n in range(1000)]))
+    columns = {name: table.column(name) for name in model.signature}
+    assert np.abs(column_scores(model, columns) - graph_scores(model, table)).max() < 1e-6
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tail": [b"N1", "N2"]},
+        {"tail": ["N1", 7]},
+        {"tail": ["N1"]},
+        {"tail": ["\ud800", "N1"]},
+        {"tail": pa.array([1, 2])},
+        {"tail": None},
+    ],
+    ids=str,
+)
+def test_what_no_string_column_takes_is_left_to_the_reading_of_rows(change: dict[str, Any]) -> None:
+    """One policy, one wording: the scorer only says that it is not its matter."""
+    columns: dict[str, Any] = {"carrier": ["UA", "AA"], "tail": ["N1", None], "delay": [1.0, None], "seats": [2, 3.5]}
+    model = trained()
+    assert column_scores(model, columns).shape == (2,)
+    assert column_scores(model, {**columns, **change}) is None
+    del columns["tail"]
+    assert column_scores(model, columns) is None
+
+
+def test_a_dictionary_larger_than_the_batch_is_worked_out_only_as_far_as_it_occurs() -> None:
+    """Small batches often come with the dictionary of a whole table."""
+    words = pa.array([f"w{n}" for n in range(1000)]).dictionary_encode()
+    read = Words.of(words.slice(10, 3))
+    assert read is not None
+    assert read.distinct.tolist() == ["w10", "w11", "w12", ""]
+    assert read.spread(lambda distinct: distinct).tolist() == ["w10", "w11", "w12"]
