@@ -80,9 +80,9 @@ message.max.bytes=16777216
 
     def start(self) -> "Apache":
         """Start, and wait until it answers."""
-        log = (self.home / "out.log").open("ab")
         command = ["java", "-Xmx512m", "-cp", f"{apache_jars()}/*", "kafka.Kafka", self.home / "server.properties"]
-        self._process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        with (self.home / "out.log").open("ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
         deadline = time.monotonic() + 90
         while time.monotonic() < deadline and self._process.poll() is None:
             with socket.socket() as probe:
