@@ -27,7 +27,10 @@ from ml_core.places import line_of
 
 PROJECT_FILE = "dagster_project.toml"
 
-_RELATIONS = {"requests", "built", "labelled", "features", "examples", "progress"}
+_RELATIONS = {
+    *("requests", "built", "labelled", "fresh", "features", "examples", "words", "progress"),
+    *("found_words", "wanted_codes", "encoded"),
+}
 _DURATION = re.compile(r"(?P<count>\d+)\s*(?P<unit>second|minute|hour|day)s?")
 
 

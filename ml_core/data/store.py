@@ -26,10 +26,12 @@ from ml_core.clock import as_utc
 from ml_core.data import tables
 from ml_core.data.lock import locked, wanted
 from ml_core.data.log import EventLog, Segment
+from ml_core.data.words import decoded
 from ml_core.errors import DataError, FeatureError
 from ml_core.project import Flow, day_start
 
 _BATCH_ROWS = 65_536
+_SLICE_ROWS = 524_288
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +149,10 @@ class FeatureStore:
         return absorbed
 
     def rebuild(self) -> None:
-        """Build the whole feature table again from the absorbed facts; the same rows as it grew by."""
+        """Build the whole feature table again from the absorbed facts, and the examples' features from it.
+
+        The same rows as they grew by.
+        """
         with self._owner() as connection:
             progress = tables.read_progress(connection)
             if progress.clock is None:
@@ -162,6 +167,7 @@ class FeatureStore:
                 after=None,
                 until=progress.clock,
             )
+            tables.rebuild_examples(connection)
             connection.execute("commit")
 
     # -- what readers ask ----------------------------------------------------------------------------------------
@@ -171,16 +177,21 @@ class FeatureStore:
 
         Columns: `offset`, `key`, `request_time`, `labelled_at`, `label` (float32, 0 or 1), then the features.
         """
-        with self._reader() as connection:
-            return tables.read_examples(connection, first, stop)
+        return decoded(self._examples(first, stop))
 
     def example_batches(self, first: int, stop: int, *, rows: int = _BATCH_ROWS) -> Iterator[pa.RecordBatch]:
         """Yield the examples at offsets [first, stop) in batches of at most `rows`, in order.
 
-        The file is only held while a batch is read, never while its reader learns.
+        As `examples` gives them, but with strings as Arrow dictionaries. The file is only held while several batches
+        are read, never while their reader learns; opening it for each would cost as much as reading it.
         """
-        for start in range(first, stop, rows):
-            yield self.examples(start, min(start + rows, stop)).combine_chunks().to_batches()[0]
+        step = rows * max(1, _SLICE_ROWS // rows)
+        for start in range(first, stop, step):
+            yield from self._examples(start, min(start + step, stop)).combine_chunks().to_batches(max_chunksize=rows)
+
+    def _examples(self, first: int, stop: int) -> pa.Table:
+        with self._reader() as connection:
+            return tables.read_examples(connection, first, stop)
 
     def offset_at(self, instant: datetime) -> int:
         """Return the offset of the first example that became known at or after `instant`."""

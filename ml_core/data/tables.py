@@ -2,23 +2,26 @@
 
 facts in `facts.<partition>` : the log's columns, `known_at` no earlier than the clock they came in at
 `features`                   : `key`, `request_time`, then what features.sql selects; a row per entity
-`examples`                   : `"offset"`, `labelled_at`, `key`, `request_time`, `label`; dense from 0 and ordered by
-                               (`labelled_at`, `key`)
+`examples`                   : `"offset"`, `labelled_at`, `key`, `request_time`, `label`, then the features of that row,
+                               strings as codes of `words`; dense from 0, stored in order of (`labelled_at`, `key`)
+`words`                      : the strings those codes stand for (`ml_core.data.words`)
 `progress`                   : one row, the same as progress.json
 
 All functions run inside the owner's transaction or a reader's session; none opens or commits anything.
 """
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ml_core.data import words
 from ml_core.data.log import OFFSET, Segment
 from ml_core.errors import FeatureError, SegmentError
 from ml_core.places import sql_line
@@ -33,6 +36,8 @@ _NUMERIC = "FLOAT"
 _CATEGORICAL = "VARCHAR"
 _BEGINNING = datetime(1, 1, 1, tzinfo=UTC)
 _INSTANT = timedelta(microseconds=1)
+_EXAMPLE_COLUMNS = {"offset", "labelled_at", "label"}
+_INSERTED_ROWS = 262_144
 
 
 def quoted(name: str) -> str:
@@ -204,10 +209,7 @@ def append_examples(
     counts. One that comes after the label window is counted, not joined. `built` holds the rows asked for since
     `after`.
     """
-    connection.execute(
-        'create table if not exists examples ("offset" bigint, labelled_at timestamptz, key varchar,'
-        " request_time timestamptz, label float)"
-    )
+    _create_examples(connection)
     key, label = quoted(data.key), quoted(data.label)
     labels = f"from facts.{quoted(data.label_fact)} where {label} is not null"
     connection.execute(
@@ -234,10 +236,11 @@ def append_examples(
         {"after": after or datetime(1900, 1, 1, tzinfo=UTC), "until": until, "window": data.label_window},
     )
     connection.execute(
-        'insert into examples select $first + row_number() over (order by labelled_at, key) - 1 as "offset",'
-        " labelled_at, key, request_time, label from labelled where not too_late order by labelled_at, key",
+        "create or replace temp table fresh as select $first + row_number() over (order by labelled_at, key) - 1"
+        ' as "offset", labelled_at, key, request_time, label from labelled where not too_late',
         {"first": first},
     )
+    _insert_fresh(connection)
     appended, too_late, last = connection.execute(
         "select count(*) filter (not too_late), count(*) filter (too_late),"
         " max(labelled_at) filter (not too_late) from labelled"
@@ -245,21 +248,69 @@ def append_examples(
     return int(appended), int(too_late), last and last.astimezone(UTC)
 
 
+def rebuild_examples(connection: Connection) -> None:
+    """Store the examples again, beside the features as they are now."""
+    if not _exists(connection, "examples"):
+        return
+    connection.execute(
+        'create or replace temp table fresh as select "offset", labelled_at, key, request_time, label from examples'
+    )
+    connection.execute("drop table examples")
+    connection.execute("drop table if exists words")
+    _create_examples(connection)
+    _insert_fresh(connection)
+
+
 def read_examples(connection: Connection, first: int, stop: int) -> pa.Table:
-    """Return examples [first, stop) joined with their feature rows, in order."""
-    features = ", ".join(quoted(name) for name in feature_schema(connection))
-    return connection.sql(
-        f"""
-        with chosen as (from examples where "offset" >= $first and "offset" < $stop),
-        bounds as (select min(request_time) as earliest, max(request_time) as latest from chosen)
-        select "offset", key, chosen.request_time, labelled_at, label, {features}
-        from chosen
-        join (from features where request_time >= (select earliest from bounds)
-              and request_time <= (select latest from bounds)) as features using (key)
-        order by "offset"
-        """,  # noqa: S608 - identifiers are quoted
+    """Return examples [first, stop) in order, their strings as Arrow dictionaries."""
+    schema = feature_schema(connection)
+    columns = ", ".join(map(quoted, ("offset", "key", "request_time", "labelled_at", "label", *schema)))
+    # stored in this order and read back in it; sorting again costs as much as reading
+    rows = connection.sql(
+        f'select {columns} from examples where "offset" >= $first and "offset" < $stop',  # noqa: S608 - identifiers are quoted
         params={"first": first, "stop": stop},
     ).to_arrow_table()
+    if not np.array_equal(rows.column("offset"), np.arange(first, first + rows.num_rows)):
+        rows = rows.sort_by("offset")
+    return words.attach(connection, rows, _texts(schema))
+
+
+def _create_examples(connection: Connection) -> None:
+    if _exists(connection, "examples"):
+        return
+    kinds = {"string": words.CODE, "float": _NUMERIC}
+    features = "".join(f", {quoted(name)} {kinds[kind]}" for name, kind in feature_schema(connection).items())
+    connection.execute(
+        'create table examples ("offset" bigint, labelled_at timestamptz, key varchar, request_time timestamptz,'
+        f" label float{features})"
+    )
+
+
+def _insert_fresh(connection: Connection) -> None:
+    """Append the examples of `fresh` with their features, so many at a time."""
+    schema = feature_schema(connection)
+    columns = ", ".join(map(quoted, schema))
+    first, stop = connection.execute('select min("offset"), max("offset") + 1 from fresh').fetchall()[0]
+    for start in range(first or 0, stop or 0, _INSERTED_ROWS):
+        chosen = connection.sql(
+            f"""
+            with chosen as (from fresh where "offset" >= $start and "offset" < $start + {_INSERTED_ROWS}),
+            bounds as (select min(request_time) as earliest, max(request_time) as latest from chosen)
+            select chosen.*, {columns}
+            from chosen
+            join (select key, {columns} from features where request_time >= (select earliest from bounds)
+                  and request_time <= (select latest from bounds)) as features using (key)
+            order by "offset"
+            """,  # noqa: S608 - identifiers are quoted
+            params={"start": start},
+        ).to_arrow_table()
+        connection.register("encoded", words.encode(connection, chosen, _texts(schema)))
+        connection.execute('insert into examples by name from encoded order by "offset"')
+        connection.unregister("encoded")
+
+
+def _texts(schema: Mapping[str, str]) -> list[str]:
+    return [name for name, kind in schema.items() if kind == "string"]
 
 
 def read_features(connection: Connection, start: datetime, end: datetime) -> pa.Table:
@@ -303,6 +354,8 @@ def _check_contract(connection: Connection, data: DataSettings) -> None:
     if list(described)[:2] != ["key", "request_time"]:
         raise FeatureError(f"{data.features}: expected `key` and `request_time` first, found {list(described)[:2]}")
     for name, kind in list(described.items())[2:]:
+        if name.lower() in _EXAMPLE_COLUMNS:
+            raise FeatureError(f"{data.features}: a feature cannot be called {name!r}, examples have that; rename it")
         if kind not in {_CATEGORICAL, _NUMERIC}:
             raise FeatureError(
                 f"{data.features}: expected feature {name!r} as {_CATEGORICAL} or {_NUMERIC}, found {kind}; cast it"
