@@ -91,7 +91,7 @@ def test_ever_new_strings_score_as_the_graph() -> None:
         {"tail": pa.array([1, 2])},
         {"tail": None},
     ],
-    ids=str,
+    ids=["bytes", "a number", "too few", "half a pair", "integers", "nothing"],
 )
 def test_what_no_string_column_takes_is_left_to_the_reading_of_rows(change: dict[str, Any]) -> None:
     """One policy, one wording: the scorer only says that it is not its matter."""
