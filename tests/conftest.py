@@ -1,8 +1,8 @@
 """What all rooms' tests share.
 
 Invariant: a test that had to be skipped is named in the summary, and with `--fail-on-skip` it fails the session,
-so that continuous integration never passes on tests it did not run. What a library's own check leaves out (scikit-learn's
-checks of array libraries that are not there) is not one of our tests.
+so that continuous integration never passes on tests it did not run. What a library's own check leaves out (those of
+scikit-learn, of array libraries that are not there) is not one of our tests.
 """
 
 import hashlib
