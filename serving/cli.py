@@ -24,6 +24,7 @@ def serve(  # noqa: PLR0913, PLR0917 - a command's options
     ] = None,
     host: Annotated[str, _option("HOST", "the address to listen on")] = "127.0.0.1",
     port: Annotated[int, _option("PORT", "the port to listen on")] = 8080,
+    workers: Annotated[int, _option("WORKERS", "processes that answer, and swap together")] = 1,
     poll_interval: Annotated[float, _option("POLL_INTERVAL", "seconds between two looks at the registry")] = 1.0,
     registry_timeout: Annotated[float, _option("REGISTRY_TIMEOUT", "seconds a request to it may take")] = 2.0,
     cache: Annotated[Path | None, _option("CACHE", "a folder of its own for the last good package")] = None,
@@ -33,6 +34,9 @@ def serve(  # noqa: PLR0913, PLR0917 - a command's options
     refuse_extra: Annotated[
         bool, _option("REFUSE_EXTRA", "refuse columns the model does not take, instead of ignoring them")
     ] = False,
+    max_staleness: Annotated[
+        float | None, _option("MAX_STALENESS", "not ready while the newest example learned is older, in seconds")
+    ] = None,
     max_body_bytes: Annotated[int, _option("MAX_BODY_BYTES", "the largest body")] = _LIMITS.body_bytes,
     max_rows: Annotated[int, _option("MAX_ROWS", "the most rows in one request")] = _LIMITS.rows,
     max_in_flight: Annotated[int, _option("MAX_IN_FLIGHT", "the most requests at once")] = _LIMITS.in_flight,
@@ -49,12 +53,13 @@ def serve(  # noqa: PLR0913, PLR0917 - a command's options
     """Serve a model flow over HTTP and follow it."""
     from serving.sidecar import run
 
-    run(
+    code = run(
         Settings(
             uri=uri,
             tracking_uri=tracking_uri or default_tracking_uri(),
             host=host,
             port=port,
+            workers=workers,
             parent=die_with_parent,
             access_log=access_log,
             tokens=tokens,
@@ -66,6 +71,7 @@ def serve(  # noqa: PLR0913, PLR0917 - a command's options
                 cache=cache,
                 accept_new_signature=accept_new_signature,
                 refuse_extra=refuse_extra,
+                max_staleness_s=max_staleness,
             ),
             limits=Limits(
                 body_bytes=max_body_bytes,
@@ -76,3 +82,5 @@ def serve(  # noqa: PLR0913, PLR0917 - a command's options
             ),
         )
     )
+    if code:
+        raise typer.Exit(code)

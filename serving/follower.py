@@ -35,6 +35,7 @@ from ml_core.errors import (
     VersionNotFoundError,
 )
 from ml_core.flow.read import ModelAddress, RegistryReader, VersionRef, open_registry
+from serving.board import Peers
 from serving.cache import PackageCache
 from serving.model import ServedModel, prove, warm_up
 
@@ -111,6 +112,8 @@ class FollowerSettings:
         callers would be refused from that moment on.
     refuse_extra : bool
         Whether a column outside the signature is an error.
+    max_staleness_s : float or None
+        How old the newest example a served model has learned may be before the follower is no longer ready.
     """
 
     poll_interval_s: float = 1.0
@@ -118,6 +121,7 @@ class FollowerSettings:
     cache: Path | None = None
     accept_new_signature: bool = False
     refuse_extra: bool = False
+    max_staleness_s: float | None = None
 
 
 class Follower:
@@ -135,6 +139,8 @@ class Follower:
         Stands in for the one at `tracking_uri`.
     monotonic : callable, optional
         Stands in for `time.monotonic`.
+    peers : Peers, optional
+        The other workers of one sidecar, which swap together.
 
     Attributes
     ----------
@@ -151,6 +157,7 @@ class Follower:
         clock: Clock | None = None,
         registry: RegistryReader | None = None,
         monotonic: Callable[[], float] = time.monotonic,
+        peers: Peers | None = None,
     ) -> None:
         self.address = address
         self.settings = settings or FollowerSettings()
@@ -166,6 +173,7 @@ class Follower:
         self._cache = PackageCache(self.settings.cache, origin=f"{tracking_uri} {address}")
         self._clock = clock or SystemClock()
         self._monotonic = monotonic
+        self._peers = peers
         self._down_for = 0
         self._cache_failed = False
         self._stopped = threading.Event()
@@ -180,6 +188,23 @@ class Follower:
     def alive(self) -> bool:
         """Whether it still follows, or has no more need to."""
         return self._thread is None or self._thread.is_alive() or self._settled
+
+    @property
+    def staleness_s(self) -> float | None:
+        """Seconds since the newest example that the served model has learned; None where nothing says so."""
+        model = self.current
+        if model is None or model.trained_through is None:
+            return None
+        return (self._clock.now() - model.trained_through).total_seconds()
+
+    @property
+    def ready(self) -> bool:
+        """Whether a verified model is loaded, and none too old where a limit is set."""
+        limit = self.settings.max_staleness_s
+        if self.current is None or limit is None:
+            return self.current is not None
+        age = self.staleness_s
+        return age is not None and age <= limit
 
     def load_first(self) -> None:
         """Load what the address points at now; raise the reason when there is nothing to serve."""
@@ -277,6 +302,8 @@ class Follower:
         return model
 
     def _swap(self, model: ServedModel) -> None:
+        if self._peers is not None:
+            self._peers.swap_together(model.ref)
         self._move(State.SWAPPED)
         before = self.current.version if self.current else None
         self.current = model
@@ -311,6 +338,8 @@ class Follower:
         since = known.since if known else self._clock.now()
         while len(self._quarantine) >= _REMEMBERED:
             self._quarantine.pop(next(iter(self._quarantine)))
+        if self._peers is not None:
+            self._peers.refuse(ref)
         retry_at = self._monotonic() + pause
         self._quarantine[_identity(ref)] = Quarantined(ref.version, reason, failures, since, retry_at)
         self.failures += 1

@@ -39,6 +39,7 @@ from ml_core.errors import (
 )
 from serving import arrow, inference, wire
 from serving.access import Tokens
+from serving.board import Peers
 from serving.follower import Follower
 from serving.model import ServedModel
 from serving.settings import Limits
@@ -92,6 +93,8 @@ class Sidecar:
         Whether every request is logged.
     tokens : Tokens, optional
         Who may ask anything but whether the sidecar is alive and ready; without, everybody.
+    peers : Peers, optional
+        The other workers, whose counts are told with this one's.
 
     Attributes
     ----------
@@ -106,8 +109,9 @@ class Sidecar:
         limits: Limits | None = None,
         access_log: bool = False,
         tokens: Tokens | None = None,
+        peers: Peers | None = None,
     ) -> None:
-        self.telemetry = Telemetry(follower)
+        self.telemetry = Telemetry(follower, peers)
         self._follower = follower
         self._limits = limits or Limits()
         self._access_log = access_log
@@ -122,7 +126,7 @@ class Sidecar:
             "/v2": lambda: Reply(200, inference.SERVER),
             model: self._metadata,
             "/version": self._version,
-            "/status": lambda: Reply(200, orjson.dumps(status_of_follower(follower))),
+            "/status": self._status,
             "/metrics": lambda: Reply(200, self.telemetry.render(), CONTENT_TYPE),
         }
         self._codecs: dict[str, Callable[[Head], wire.Codec]] = {
@@ -168,6 +172,7 @@ class Sidecar:
 
     def tick(self) -> None:
         """Do what is due once a second."""
+        self.telemetry.publish()
         if self._tokens is not None:
             self._tokens.reload()
 
@@ -311,7 +316,7 @@ class Sidecar:
         return f"{self._model}/{rest}".rstrip("/")
 
     def _ready(self) -> Reply:
-        ready = self._follower.current is not None
+        ready = self._follower.ready
         return Reply(200 if ready else 503, orjson.dumps({"ready": ready}))
 
     def _live(self) -> Reply:
@@ -320,6 +325,10 @@ class Sidecar:
 
     def _version(self) -> Reply:
         return Reply(200, orjson.dumps(self._served().described()))
+
+    def _status(self) -> Reply:
+        status = status_of_follower(self._follower) | {"workers": self.telemetry.workers()}
+        return Reply(200, orjson.dumps(status))
 
     def _metadata(self) -> Reply:
         return Reply(200, inference.metadata(self._served()))

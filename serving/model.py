@@ -7,7 +7,7 @@ was published and as it is served, and rows of nulls. Scoring is pure, so any nu
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,16 @@ class ServedModel:
     def signature(self) -> Mapping[str, str]:
         """The raw columns it takes, in order, each ``string`` or ``float``."""
         return self.rows.signature
+
+    @property
+    def trained_through(self) -> datetime | None:
+        """When the newest example it has learned became known; None where its tags do not say."""
+        told = self.ref.tags.get("trained_through")
+        try:
+            through = datetime.fromisoformat(told) if told else None
+        except ValueError:
+            return None
+        return through if through is None or through.tzinfo else through.replace(tzinfo=UTC)
 
     def score(self, feed: Feed) -> NDArray[np.float32]:
         """Return the score of each row, shape (n_rows,), or (n_rows, n_classes) for more classes than two.

@@ -61,6 +61,8 @@ class Settings:
         The MLflow registry.
     host, port : str, int
         Loopback unless told otherwise.
+    workers : int
+        Processes that answer; see `serving.workers`.
     parent : int or None
         The process it must not outlive.
     access_log : bool
@@ -75,6 +77,7 @@ class Settings:
     tracking_uri: str
     host: str = "127.0.0.1"
     port: int = 8080
+    workers: int = 1
     parent: int | None = None
     access_log: bool = False
     tokens: Path | None = None

@@ -10,7 +10,8 @@ import logging
 import resource
 import signal
 import socket
-from collections.abc import Iterator
+import ssl
+from collections.abc import Iterator, Sequence
 
 import uvicorn
 
@@ -18,41 +19,72 @@ from ml_core.errors import PlatformError
 from ml_core.flow.read import ModelAddress
 from ml_core.process import die_with_parent
 from serving.access import Tokens
+from serving.board import Board, Peers
 from serving.connection import close_overdue, connections_of
 from serving.follower import Follower
 from serving.http import Sidecar
 from serving.settings import Settings
+from serving.workers import Workers
 
+_LOADING_S = 5.0
 _LOG = logging.getLogger("modelflow.serving")
 
 
-def run(settings: Settings) -> None:
-    """Serve until told to stop.
+def run(settings: Settings) -> int:
+    """Serve until told to stop; return the process's exit code.
 
     Raises
     ------
     PlatformError
-        The port is taken.
+        The port is taken, or the files of tokens or of the certificate cannot be used.
     ProjectError
         The model address is none.
     """
     if settings.parent is not None:
         die_with_parent(settings.parent)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    listener = _listen(settings.host, settings.port)
-    with contextlib.closing(listener):
-        follower = Follower(ModelAddress.parse(settings.uri), settings.tracking_uri, settings=settings.follower)
-        _allow_many_connections()
-        follower.start()
-        tokens = Tokens(settings.tokens) if settings.tokens else None
-        application = Sidecar(follower, limits=settings.limits, access_log=settings.access_log, tokens=tokens)
+    address = ModelAddress.parse(settings.uri)
+    tokens = Tokens(settings.tokens) if settings.tokens else None
+    _check_certificate(settings)
+    _allow_many_connections()
+    with contextlib.ExitStack() as held:
+        listeners = [held.enter_context(contextlib.closing(each)) for each in _listen(settings)]
         scheme = "https" if settings.certificate else "http"
         _LOG.info("listening on %s://%s:%s, following %s", scheme, settings.host, settings.port, settings.uri)
-        try:
-            Server(application, settings).run(sockets=[listener])
-        finally:
-            application.close()
-            follower.stop()
+        if settings.workers == 1:
+            _serve(settings, address, tokens, listeners, None)
+            return 0
+        board = Board(settings.workers)
+
+        def work(worker: int, own: Sequence[socket.socket]) -> None:
+            _serve(settings, address, tokens, own, Peers(board, worker, patience_s=_patience_s(settings)))
+
+        return Workers(listeners, board, work, drain_s=settings.limits.drain_s).run()
+
+
+def _serve(
+    settings: Settings,
+    address: ModelAddress,
+    tokens: Tokens | None,
+    listeners: Sequence[socket.socket],
+    peers: Peers | None,
+) -> None:
+    """Be one worker."""
+    follower = Follower(address, settings.tracking_uri, settings=settings.follower, peers=peers)
+    application = Sidecar(follower, limits=settings.limits, access_log=settings.access_log, tokens=tokens, peers=peers)
+    if peers is not None and peers.own_page() is not None:
+        follower.step()  # it takes another's place: callers who wait for that one wait a moment longer
+    follower.start()
+    try:
+        Server(application, settings).run(sockets=list(listeners))
+    finally:
+        application.close()
+        follower.stop()
+
+
+def _patience_s(settings: Settings) -> float:
+    """Return how long a worker waits for the others: until they have looked at the registry, and loaded."""
+    return settings.follower.poll_interval_s + settings.follower.registry_timeout_s + _LOADING_S
 
 
 class Server(uvicorn.Server):
@@ -106,9 +138,22 @@ class Server(uvicorn.Server):
             await asyncio.sleep(0.1 if self.should_exit else 1)
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen(settings: Settings) -> Iterator[socket.socket]:
+    """Yield a socket a worker, all bound to the one port."""
+    with contextlib.closing(_bound(settings.host, settings.port, shared=False)) as first:
+        port = first.getsockname()[1]
+        if settings.workers == 1:
+            yield first.dup()
+            return
+    # only now, that nobody else holds the port, is it shared
+    for _ in range(settings.workers):
+        yield _bound(settings.host, port, shared=True)
+
+
+def _bound(host: str, port: int, *, shared: bool) -> socket.socket:
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, shared)
     try:
         listener.bind((host, port))
     except OSError as error:
@@ -117,6 +162,20 @@ def _listen(host: str, port: int) -> socket.socket:
             f"cannot listen on port {port} of {host}: {error.strerror}; stop what holds it or choose another --port"
         ) from error
     return listener
+
+
+def _check_certificate(settings: Settings) -> None:
+    """Raise PlatformError unless the certificate and its key fit each other, or neither is set."""
+    if settings.certificate is None and settings.key is None:
+        return
+    if settings.certificate is None or settings.key is None:
+        raise PlatformError("expected --certificate and --key together, found one of them")
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.certificate, settings.key)
+    except OSError as error:
+        raise PlatformError(
+            f"expected a certificate in {settings.certificate} and its key in {settings.key}, both PEM, found: {error}"
+        ) from error
 
 
 def _allow_many_connections() -> None:

@@ -10,7 +10,7 @@ def status_of_follower(follower: Follower) -> dict[str, Any]:
     """Return everything a follower knows about itself, as JSON values."""
     model = follower.current
     return {
-        "ready": model is not None,
+        "ready": follower.ready,
         "address": {
             "flow": follower.address.flow,
             "stage": follower.address.stage,
@@ -19,6 +19,7 @@ def status_of_follower(follower: Follower) -> dict[str, Any]:
         },
         "serving": None if model is None else model.described(),
         "state": follower.state,
+        "staleness_s": follower.staleness_s,
         "registry": {
             "answers": follower.registry_answers,
             "last_contact": follower.last_contact.isoformat() if follower.last_contact else None,

@@ -6,13 +6,15 @@ model are read when somebody asks.
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator
-from datetime import datetime
+from collections.abc import Iterator, Mapping
+from os import getpid
+from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from serving.board import Peers
 from serving.follower import Follower
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
@@ -43,18 +45,60 @@ class Latency:
         return bounds
 
 
-class Telemetry(Collector):
-    """Counts what one sidecar does."""
+class Counts:
+    """What one worker has counted; counts can be put on a page and added up."""
 
-    def __init__(self, follower: Follower) -> None:
-        self._follower = follower
+    def __init__(self) -> None:
         self.requests: Counter[tuple[str, int]] = Counter()
         self.errors: Counter[str] = Counter()
         self.rows = 0
         self.in_flight = self.queued = 0
         self.phases = {phase: Latency() for phase in ("parse", "score", "encode")}
+
+    def page(self) -> dict[str, Any]:
+        """Return the counts as JSON values."""
+        return {
+            "requests": [[path, status, count] for (path, status), count in self.requests.items()],
+            "errors": self.errors,
+            "rows": self.rows,
+            "in_flight": self.in_flight,
+            "queued": self.queued,
+            "phases": {phase: [latency.counts, latency.total_s] for phase, latency in self.phases.items()},
+        }
+
+    def add(self, page: Mapping[str, Any], *, past: bool = False) -> None:
+        """Add what a page says; of a worker that is gone only what it counted up."""
+        for path, status, count in page["requests"]:
+            self.requests[path, status] += count
+        self.errors.update(page["errors"])
+        self.rows += page["rows"]
+        for phase, (counts, total_s) in page["phases"].items():
+            latency = self.phases[phase]
+            latency.counts = [one + other for one, other in zip(latency.counts, counts, strict=True)]
+            latency.total_s += total_s
+        if not past:
+            self.in_flight += page["in_flight"]
+            self.queued += page["queued"]
+
+
+class Telemetry(Counts, Collector):
+    """Counts what one worker does, and tells what it and its peers have done.
+
+    Parameters
+    ----------
+    follower : Follower
+    peers : Peers, optional
+        The other workers of this sidecar.
+    """
+
+    def __init__(self, follower: Follower, peers: Peers | None = None) -> None:
+        super().__init__()
+        self._follower = follower
+        self._peers = peers
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
+        if peers is not None and (before := peers.own_page()) is not None:
+            self.add(before["counts"], past=True)  # a counter must not fall because a worker was replaced
 
     def scored(self, rows: int, marks: tuple[float, float, float, float]) -> None:
         """Count a scored request by the instants at which its parts began, and the last one ended."""
@@ -65,41 +109,80 @@ class Telemetry(Collector):
         phases["score"].add(scored - parsed)
         phases["encode"].add(encoded - scored)
 
+    def publish(self) -> None:
+        """Let the other workers know."""
+        if self._peers is not None:
+            self._peers.write_page({**self.described(), "counts": self.page()})
+
+    def described(self) -> dict[str, Any]:
+        """Return who this worker is."""
+        model = self._follower.current
+        return {"pid": getpid(), "version": model.version if model else None, "state": self._follower.state}
+
+    def workers(self) -> list[dict[str, Any]]:
+        """Return who all workers are, as of a second ago."""
+        others = self._peers.others() if self._peers is not None else ()
+        return [self.described(), *({name: page[name] for name in self.described()} for page in others)]
+
+    def _all(self) -> Counts:
+        total = Counts()
+        total.add(self.page())
+        for page in self._peers.others() if self._peers is not None else ():
+            total.add(page["counts"])
+        return total
+
     def render(self) -> bytes:
         """Return everything in Prometheus' text format."""
         return generate_latest(self._registry)
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the metrics of this moment."""
+        """Yield the metrics of this moment, those of all workers together."""
+        total = self._all()
         requests = CounterMetricFamily("modelflow_requests", "Answers by path and status.", labels=["path", "status"])
-        for (path, status), count in self.requests.items():
+        for (path, status), count in total.requests.items():
             requests.add_metric([path, str(status)], count)
         yield requests
         errors = CounterMetricFamily("modelflow_errors", "Refused or failed requests by class.", labels=["code"])
-        for code, count in self.errors.items():
+        for code, count in total.errors.items():
             errors.add_metric([code], count)
         yield errors
-        yield CounterMetricFamily("modelflow_rows", "Rows scored.", value=self.rows)
+        yield CounterMetricFamily("modelflow_rows", "Rows scored.", value=total.rows)
         phases = HistogramMetricFamily("modelflow_phase_seconds", "Seconds by part of a request.", labels=["phase"])
-        for phase, latency in self.phases.items():
+        for phase, latency in total.phases.items():
             phases.add_metric([phase], latency.buckets(), latency.total_s)
         yield phases
-        yield GaugeMetricFamily("modelflow_requests_in_flight", "Requests being answered.", value=self.in_flight)
-        yield GaugeMetricFamily("modelflow_queue", "Large requests waiting for their turn or on it.", value=self.queued)
+        yield GaugeMetricFamily("modelflow_requests_in_flight", "Requests being answered.", value=total.in_flight)
+        yield GaugeMetricFamily(
+            "modelflow_queue", "Large requests waiting for their turn or on it.", value=total.queued
+        )
+        workers = GaugeMetricFamily("modelflow_workers", "Workers by the version they serve.", labels=["version"])
+        for version, count in Counter(worker["version"] or 0 for worker in self.workers()).items():
+            workers.add_metric([str(version)], count)
+        yield workers
         yield from self._of_follower()
 
     def _of_follower(self) -> Iterator[Metric]:
         follower, model = self._follower, self._follower.current
-        yield GaugeMetricFamily("modelflow_ready", "1 while a verified model is loaded.", value=model is not None)
+        yield GaugeMetricFamily("modelflow_ready", "1 while a verified model is loaded.", value=follower.ready)
         yield GaugeMetricFamily(
             "modelflow_version", "The version served; 0: none.", value=model.version if model else 0
         )
-        if model is not None and model.ref.tags.get("trained_through"):
-            through = datetime.fromisoformat(model.ref.tags["trained_through"]).timestamp()
-            yield GaugeMetricFamily("modelflow_trained_through_seconds", "Newest example learned.", value=through)
         if model is not None:
             loaded = model.loaded_at.timestamp()
             yield GaugeMetricFamily("modelflow_loaded_at_seconds", "When the version was loaded.", value=loaded)
+            through = model.trained_through
+            if through is not None:
+                yield GaugeMetricFamily(
+                    "modelflow_trained_through_seconds", "Newest example learned.", value=through.timestamp()
+                )
+                yield GaugeMetricFamily(
+                    "modelflow_freshness_seconds",
+                    "From the newest example's label to its first answer: what the served version's way here took.",
+                    value=loaded - through.timestamp(),
+                )
+                yield GaugeMetricFamily(
+                    "modelflow_staleness_seconds", "Age of the newest example learned.", value=follower.staleness_s
+                )
         yield GaugeMetricFamily("modelflow_registry_up", "1 if the registry answers.", value=follower.registry_answers)
         yield GaugeMetricFamily("modelflow_quarantined", "Versions in quarantine.", value=len(follower.quarantine))
         yield CounterMetricFamily("modelflow_swaps", "Changes of the served model.", value=follower.swaps)

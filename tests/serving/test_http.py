@@ -371,6 +371,34 @@ def test_metrics_count_requests_errors_rows_and_the_flow(follower: Follower) -> 
         assert line in text, line
 
 
+def test_age_is_told_and_limits_readiness_where_a_limit_is_set(registry: Any) -> None:
+    """A model that nobody refreshes any more looks well by every other sign."""
+    from datetime import UTC, datetime, timedelta
+
+    from ml_core.clock import ManualClock
+    from ml_core.flow.read import ModelAddress
+    from serving.follower import FollowerSettings
+
+    registry.add(7)
+    registry.promote(7)
+    clock = ManualClock(datetime(2013, 9, 1, tzinfo=UTC) + timedelta(seconds=30))
+    settings = FollowerSettings(max_staleness_s=100)
+    follower = Follower(
+        ModelAddress.parse("models:/f/Production"), "folder", registry=registry, settings=settings, clock=clock
+    )
+    follower.load_first()
+    application = Sidecar(follower)
+    clock.advance(timedelta(seconds=60))
+    text = ask_application(application, "/metrics")[2].decode().splitlines()
+    assert "modelflow_staleness_seconds 90.0" in text
+    assert "modelflow_freshness_seconds 30.0" in text
+    assert ask_application(application, "/ping")[0] == 200
+    clock.advance(timedelta(seconds=11))
+    assert ask_application(application, "/ping")[0] == 503
+    assert ask_application(application, "/status")[2]["staleness_s"] == 101
+    assert ask_application(application, "/invocations", {"inputs": ROW})[0] == 200
+
+
 def test_the_access_log_is_json_and_holds_no_rows(follower: Follower, caplog: pytest.LogCaptureFixture) -> None:
     """Logs are kept longer and read by more people than requests."""
     caplog.set_level("INFO", "modelflow.access")
