@@ -5,7 +5,7 @@ the log and nowhere else.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
@@ -123,7 +123,9 @@ def read_invocation(content: Mapping[str, Any], rows: RowReader, *, most_rows: i
     if not isinstance(value, list) or not set(map(type, value)) <= {dict}:
         raise InputError(f"{shape}: expected a list of objects, one per row, column to value; found {_named(value)}")
     check_rows(len(value), most_rows)
-    return (_score_row, value[0]) if len(value) == 1 else (ServedModel.score, rows.records(value))
+    if len(value) == 1:
+        return _score_row, value[0]
+    return _score_records, value
 
 
 def columns_read(columns: Mapping[str, Any]) -> Rows:
@@ -135,8 +137,17 @@ def _score_row(model: ServedModel, row: Mapping[str, Any]) -> NDArray[np.float32
     return np.array([model.score_row(row)], np.float32)
 
 
+def _score_records(model: ServedModel, records: Sequence[Mapping[str, Any]]) -> NDArray[np.float32]:
+    if not model.rows.refuse_extra:
+        try:
+            return model.score_columns({name: [record[name] for record in records] for name in model.signature})
+        except KeyError:
+            pass  # the way below says which column is missing in which row
+    return model.score(model.rows.records(records))
+
+
 def _score_columns(model: ServedModel, columns: Mapping[str, Any]) -> NDArray[np.float32]:
-    return model.score(model.rows.columns(columns))
+    return model.score_columns(columns)
 
 
 def write_invocation(scores: NDArray[np.float32]) -> bytes:
@@ -183,11 +194,11 @@ def _split(value: Any, rows: RowReader, most_rows: int) -> Rows:
     if not set(map(type, data)) <= {list}:
         row = next(index for index, entry in enumerate(data) if not isinstance(entry, list))
         raise InputError(f"dataframe_split: row {row}: expected a list of values, found {_named(data[row])}", row=row)
-    if len(data) == 1 and len(data[0]) == len(names) and set(map(type, names)) <= {str}:
-        one = dict(zip(names, data[0], strict=True))
-        if len(one) == len(names):
-            return _score_row, one
-    return ServedModel.score, rows.split(names, data)
+    if not set(map(type, names)) <= {str} or len(set(names)) != len(names) or set(map(len, data)) != {len(names)}:
+        return ServedModel.score, rows.split(names, data)  # which says what is wrong; no rows are fine
+    if len(data) == 1:
+        return _score_row, dict(zip(names, data[0], strict=True))
+    return columns_read(dict(zip(names, zip(*data, strict=True), strict=True)))
 
 
 def _columns(shape: str, value: dict[str, Any], most_rows: int) -> Rows:
