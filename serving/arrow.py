@@ -53,12 +53,11 @@ def read_stream(body: bytes, *, most_rows: int) -> pa.Table:
                 check_rows(rows, most_rows)
                 batch.validate(full=True)
                 batches.append(batch)
-            table = pa.Table.from_batches(batches, stream.schema)
+            return pa.Table.from_batches(batches, stream.schema).combine_chunks()
     except (pa.ArrowException, ValueError, OSError, IndexError, TypeError, MemoryError, OverflowError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"expected an Arrow IPC stream: {str(error)[:200]}") from error
-    return table.combine_chunks()
 
 
 def _messages(body: bytes) -> Iterator[tuple[str, bytes]]:
