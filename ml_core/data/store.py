@@ -135,6 +135,8 @@ class FeatureStore:
         """
         with self._owner() as connection:
             before = tables.read_progress(connection)
+            # a step of a few hundred facts is all planning, which more threads only hold up
+            connection.execute("reset threads" if before.clock is None else "set threads = 1")
             connection.execute("begin")
             try:
                 absorbed, after = self._absorb(connection, before)

@@ -11,7 +11,7 @@ All functions run inside the owner's transaction or a reader's session; none ope
 """
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -79,9 +79,10 @@ def append_facts(
             connection.execute(f"create table {table} as from read_parquet($file) limit 0", {"file": first_file})
         if not files:
             return 0
+        footers = [pq.read_metadata(file) for file in files]
         if not first_ever:
-            _add_columns(connection, table, files)
-        floor = clock + _INSTANT if clock is not None and min(map(_first_known, files)) <= clock else None
+            _add_columns(connection, table, files, {name for footer in footers for name in footer.schema.names})
+        floor = clock + _INSTANT if clock is not None and min(map(_first_known, footers)) <= clock else None
         stamped = "known_at" if floor is None else "greatest(known_at, $floor)"
         values = {"files": files} | ({} if floor is None else {"floor": floor})
         source = "read_parquet($files, union_by_name = true)"
@@ -98,20 +99,21 @@ def append_facts(
         ) from error
 
 
-def _add_columns(connection: Connection, table: str, files: Sequence[str]) -> None:
+def _add_columns(connection: Connection, table: str, files: Sequence[str], names: Set[str]) -> None:
     """Give the table the columns its producer has added; facts before them have none, and a dropped one stays null."""
     held = {row[0] for row in connection.execute(f"describe {table}").fetchall()}
+    if names <= held:
+        return
     query = "describe from read_parquet($files, union_by_name = true)"
     for name, kind, *_ in connection.execute(query, {"files": list(files)}).fetchall():
         if name not in held:
             connection.execute(f"alter table {table} add column {quoted(name)} {kind}")
 
 
-def _first_known(file: str) -> datetime:
+def _first_known(footer: pq.FileMetaData) -> datetime:
     """Return the earliest `known_at` of a segment, from its footer."""
-    metadata = pq.read_metadata(file)
-    column = metadata.schema.names.index("known_at")
-    groups = (metadata.row_group(group).column(column).statistics for group in range(metadata.num_row_groups))
+    column = footer.schema.names.index("known_at")
+    groups = (footer.row_group(group).column(column).statistics for group in range(footer.num_row_groups))
     first: datetime = min(statistics.min for statistics in groups)
     return first.astimezone(UTC)
 
