@@ -14,7 +14,8 @@ ModelFlowError
 ├── RegistryError
 │   ├── RegistryDownError     the registry did not answer in time                     (retryable)
 │   ├── VersionNotFoundError  no version stands where the model address points        (retryable)
-│   └── HeadMovedError        another producer advanced the flow first                (retryable)
+│   ├── HeadMovedError        another producer advanced the flow first                (retryable)
+│   └── FlowBusyError         another process is moving the flow's stages             (retryable)
 ├── PromotionError            a transition was asked for that the flow's rules forbid
 ├── NotReadyError             no verified model is loaded yet                         (retryable)
 ├── RequestError              a request to a predictor is refused before its rows are read
@@ -114,6 +115,12 @@ class VersionNotFoundError(RegistryError):
 
 class HeadMovedError(RegistryError):
     """Another producer advanced the flow first; rebase onto the new head and try again."""
+
+    retryable = True
+
+
+class FlowBusyError(RegistryError):
+    """Another process is moving the flow's stages; the same call may succeed a moment later."""
 
     retryable = True
 

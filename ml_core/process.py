@@ -1,8 +1,9 @@
-"""What a child process does so that it never outlives its parent."""
+"""A process among others: how it ends with its parent, and a name by which others know that it has ended."""
 
 import ctypes
 import os
 import signal
+from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 
@@ -17,3 +18,30 @@ def die_with_parent(parent: int) -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
     if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def this_process() -> str:
+    """Return a name that no other process of this machine has until it restarts, also across containers."""
+    return f"{_machine()}:{os.getpid()}:{_started(os.getpid())}"
+
+
+def has_ended(name: str) -> bool:
+    """Say whether a process named by `this_process` is known to have ended; of another machine's nothing is known."""
+    machine, _, rest = name.partition(":")
+    pid, _, started = rest.partition(":")
+    return machine == _machine() and _started(int(pid)) != started
+
+
+def _machine() -> str:
+    """Return this boot of this machine, and the namespace in which process numbers are counted."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    return f"{boot}/{Path('/proc/self/ns/pid').stat().st_ino}"
+
+
+def _started(pid: int) -> str:
+    """Return when a process started, in ticks since boot; "" when there is none, or it is only waiting to be buried."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] == "Z" else fields[19]

@@ -5,7 +5,8 @@ misspelt setting can never be silently ignored. Stages and estimators are tables
 `ml_core.pipeline` room; here they stay mappings, and the pipeline checks them in the same way when it is built.
 
 This module reads the environment and no other place of the core does: `MODELFLOW_HOME` moves the state on disk,
-`MLFLOW_TRACKING_URI` points at another registry, and what begins with `KAFKA_` says how to reach the broker.
+`MLFLOW_TRACKING_URI` points at another registry, what begins with `KAFKA_` says how to reach the broker, and
+`MODELFLOW_SIGNING_KEY_FILE` or `MODELFLOW_SIGNING_KEY` is what packages are signed with.
 """
 
 import difflib
@@ -31,6 +32,7 @@ _RELATIONS = {
     *("requests", "built", "labelled", "fresh", "features", "examples", "words", "progress"),
     *("found_words", "wanted_codes", "encoded"),
 }
+_SHORTEST_KEY_BYTES = 16
 _DURATION = re.compile(r"(?P<count>\d+)\s*(?P<unit>second|minute|hour|day)s?")
 
 
@@ -258,6 +260,11 @@ class _ProjectFile(_Table):
     tracking_uri: str | None = Field(
         default=None, description="the MLflow registry; leave out for sqlite under the home"
     )
+    ledger_uri: str | None = Field(
+        default=None,
+        description="the database of the ledger; leave out for the registry's own, or, where that is a server, the"
+        " sqlite file that a registry under the home would use",
+    )
     platform: PlatformSettings = PlatformSettings()
     flows: Mapping[str, Flow] = Field(min_length=1)
 
@@ -274,6 +281,10 @@ class Project:
         Where all state lives: `MODELFLOW_HOME`, or `var/` under the root.
     tracking_uri : str
         The MLflow registry.
+    ledger_uri : str
+        The database of its ledger.
+    signing_key : bytes or None
+        Signs published packages, and is required of those that are to serve.
     kafka : mapping of str to str
         The environment's variables that begin with ``KAFKA_``; see `ml_core.streaming.broker`.
     """
@@ -281,6 +292,8 @@ class Project:
     root: Path
     home: Path
     tracking_uri: str
+    ledger_uri: str
+    signing_key: bytes | None = made(repr=False)
     platform: PlatformSettings
     flows: Mapping[str, Flow]
     kafka: Mapping[str, str] = made(default_factory=dict)
@@ -319,10 +332,14 @@ def load_project(path: Path | None = None, *, environment: Mapping[str, str] | N
     except ValidationError as error:
         raise ProjectError(f"{file}: " + "; ".join(_explain(error, text))) from error
     home = Path(env.get("MODELFLOW_HOME") or file.parent / "var").resolve()
+    local = f"sqlite:///{home}/mlflow/mlflow.db"
+    tracking_uri = env.get("MLFLOW_TRACKING_URI") or read.tracking_uri or local
     return Project(
         root=file.parent,
         home=home,
-        tracking_uri=env.get("MLFLOW_TRACKING_URI") or read.tracking_uri or f"sqlite:///{home}/mlflow/mlflow.db",
+        tracking_uri=tracking_uri,
+        ledger_uri=read.ledger_uri or (local if tracking_uri.startswith("http") else tracking_uri),
+        signing_key=_signing_key(env),
         platform=read.platform,
         flows={name: flow.model_copy(update={"name": name}) for name, flow in read.flows.items()},
         kafka={name: value for name, value in env.items() if name.startswith("KAFKA_")},
@@ -351,6 +368,22 @@ def _table_in(annotation: Any) -> type[BaseModel] | None:
 def day_start(day: date) -> datetime:
     """Return the first instant of a partition day, in UTC."""
     return datetime(day.year, day.month, day.day, tzinfo=UTC)
+
+
+def _signing_key(env: Mapping[str, str]) -> bytes | None:
+    """Return the key that packages are signed with: that of a file, or the environment's own."""
+    if file := env.get("MODELFLOW_SIGNING_KEY_FILE"):
+        try:
+            key = Path(file).read_bytes().strip()
+        except OSError as error:
+            raise ProjectError(
+                f"MODELFLOW_SIGNING_KEY_FILE: expected a file that holds a key, found {error}"
+            ) from error
+    else:
+        key = env.get("MODELFLOW_SIGNING_KEY", "").encode()
+    if (file or key) and len(key) < _SHORTEST_KEY_BYTES:
+        raise ProjectError(f"expected a signing key of at least {_SHORTEST_KEY_BYTES} bytes, found one of {len(key)}")
+    return key or None
 
 
 def _find(path: Path | None) -> Path:

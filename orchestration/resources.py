@@ -3,7 +3,7 @@
 import dagster as dg
 
 from ml_core.data.store import FeatureStore
-from ml_core.flow.registry import Registry
+from ml_core.flow.registry import Registry, registry_of
 from ml_core.project import Flow, Project, load_project
 
 
@@ -29,7 +29,7 @@ class Platform(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     def registry(self) -> Registry:
         """Return the model registry."""
-        return Registry(self.project().tracking_uri)
+        return registry_of(self.project())
 
 
 def platform_of(project: Project) -> Platform:

@@ -44,6 +44,7 @@ STATUS: Final[Mapping[type[ModelFlowError], tuple[int, str]]] = {
     errors.StateError: (500, "INTERNAL_ERROR"),
     errors.ExportError: (500, "INTERNAL_ERROR"),
     errors.HeadMovedError: (500, "INTERNAL_ERROR"),
+    errors.FlowBusyError: (500, "INTERNAL_ERROR"),
     errors.PromotionError: (500, "INTERNAL_ERROR"),
     errors.PlatformError: (500, "INTERNAL_ERROR"),
 }

@@ -35,6 +35,14 @@ class ModelVersion:
         What was logged with it.
     verdict : Verdict or None
         What the gate said; None before it was judged.
+    resume_at : int or None
+        Where its next child starts to learn, set by a rollback that skips examples; None for the watermark.
+    pinned : str
+        Why retention must keep it; empty when it need not.
+    signature : str
+        The HMAC of its manifest's digest; empty when it was published unsigned.
+    created_at : datetime or None
+        When it was registered, by the registry's clock.
     """
 
     flow: str
@@ -51,3 +59,12 @@ class ModelVersion:
     source: str
     metrics: Mapping[str, float]
     verdict: Verdict | None
+    resume_at: int | None = None
+    pinned: str = ""
+    signature: str = ""
+    created_at: datetime | None = None
+
+    @property
+    def next_example(self) -> int:
+        """The offset of the first example its next child learns."""
+        return self.watermark if self.resume_at is None else self.resume_at

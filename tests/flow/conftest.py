@@ -1,11 +1,19 @@
-"""A small real package, made from a pipeline model that learned a few rows."""
+"""A small real package, made from a pipeline model that learned a few rows, and the registries it is published to."""
 
-from collections.abc import Callable
+import grp
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from mlflow import MlflowClient
 
 from ml_core.flow.package import write_package
 from ml_core.flow.registry import Registry
@@ -13,6 +21,7 @@ from ml_core.flow.verdict import Verdict
 from ml_core.flow.version import ModelVersion
 from ml_core.pipeline import PipelineModel
 from ml_core.project import PipelineSettings
+from orchestration.processes import Supervisor, free_port, start_mlflow, wait_for_mlflow
 
 SETTINGS = PipelineSettings(
     stages=({"stage": "hash", "columns": ["shop"], "bits": 8}, {"stage": "standardise", "columns": ["days"]}),
@@ -75,3 +84,96 @@ def publish(make_package: Callable[..., Path], tmp_path: Path) -> Callable[..., 
         return registry.publish("shop", package, tags=tags, metrics={"log_loss": 0.5}, evaluation=evaluation)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Run a real MLflow server and return its address."""
+    home = tmp_path_factory.mktemp("mlflow-server")
+    with Supervisor(home) as supervisor:
+        port = free_port()
+        uri = start_mlflow(supervisor, home, port)
+        wait_for_mlflow(supervisor, port)
+        yield uri
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[str]:
+    """Run Debian's PostgreSQL on loopback, as a user without rights, and return the address of an empty database."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    if not found and os.getuid() == 0 and shutil.which("apt-get"):
+        install = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", "postgresql"]
+        subprocess.run(install, check=True, timeout=400, stdout=subprocess.DEVNULL)
+        found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    if not found:
+        pytest.skip("needs Debian's postgresql: apt-get install postgresql")
+    programs, port = found[-1].parent, free_port()
+    ids = {}
+    if os.getuid() == 0:  # the server refuses to run as root
+        ids = {"user": pwd.getpwnam("postgres").pw_uid, "group": grp.getgrnam("postgres").gr_gid, "extra_groups": []}
+    folder = Path(tempfile.mkdtemp(prefix="modelflow-postgresql-"))
+    if ids:
+        shutil.chown(folder, "postgres", "postgres")
+    make = [programs / "initdb", "--pgdata", folder / "data", "--username", "modelflow", "--auth", "trust", "--no-sync"]
+    subprocess.run(make, check=True, timeout=120, stdout=subprocess.DEVNULL, cwd=folder, **ids)
+    options = ["-h", "127.0.0.1", "-p", str(port), "-k", str(folder), "-c", "fsync=off"]
+    log = (folder / "log").open("wb")
+    process = subprocess.Popen(
+        [programs / "postgres", "-D", folder / "data", *options], stdout=log, stderr=log, cwd=folder, **ids
+    )
+    try:
+        create = [programs / "createdb", "-h", "127.0.0.1", "-p", str(port), "-U", "modelflow", "mlflow"]
+        deadline = time.monotonic() + 60
+        while subprocess.run(create, capture_output=True, timeout=30, check=False).returncode:
+            assert process.poll() is None, (folder / "log").read_text()
+            assert time.monotonic() < deadline, (folder / "log").read_text()
+            time.sleep(0.1)
+        yield f"postgresql://modelflow@127.0.0.1:{port}/mlflow"
+    finally:
+        process.terminate()
+        process.wait(30)
+        log.close()
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make an MLflow database once: its migrations take seconds."""
+    file = tmp_path_factory.mktemp("empty") / "mlflow.db"
+    MlflowClient(f"sqlite:///{file}", f"sqlite:///{file}").search_registered_models()
+    return file
+
+
+@pytest.fixture
+def sqlite(empty_database: Path, tmp_path: Path) -> str:
+    """Return the address of an empty MLflow database of this test's own."""
+    return f"sqlite:///{shutil.copy(empty_database, tmp_path / 'mlflow.db')}"
+
+
+@pytest.fixture(params=["sqlite", "http", pytest.param("postgresql", marks=pytest.mark.slow)])
+def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Registry]:
+    """Return an empty registry on each kind of store."""
+    if request.param == "sqlite":
+        yield Registry(request.getfixturevalue("sqlite"))
+        return
+    uri = request.getfixturevalue({"http": "server", "postgresql": "postgresql"}[request.param])
+    ledger = {"ledger_uri": f"sqlite:///{tmp_path}/ledger.db"} if request.param == "http" else {}
+    yield Registry(uri, artifacts=(tmp_path / "artifacts").as_uri(), **ledger)
+    client = MlflowClient(uri, uri)
+    client.delete_registered_model("shop")
+    for experiment in client.search_experiments(filter_string="name = 'shop'"):
+        client.rename_experiment(experiment.experiment_id, f"shop {tmp_path}")
+    if request.param == "postgresql":
+        with Registry(uri).ledger._engine.begin() as connection:
+            connection.exec_driver_sql("drop table modelflow_ledger")
+
+
+def stages(registry: Registry) -> dict[int, str]:
+    """Return the stage of every version of the flow `shop`."""
+    return {version.version: version.stage for version in registry.versions("shop")}
+
+
+def aliases(registry: Registry) -> dict[str, int]:
+    """Return where the aliases of the flow `shop` point."""
+    client = MlflowClient(registry.tracking_uri, registry.tracking_uri)
+    return {name: int(version) for name, version in client.get_registered_model("shop").aliases.items()}

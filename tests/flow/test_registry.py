@@ -1,53 +1,25 @@
 """The registry as a flow: stages, aliases, races and interruptions, on MLflow's own stores."""
 
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 
-from ml_core.errors import HeadMovedError, PromotionError, RegistryDownError, VersionNotFoundError
+from ml_core.clock import ManualClock
+from ml_core.errors import HeadMovedError, PackageError, PromotionError, RegistryDownError, VersionNotFoundError
 from ml_core.flow.package import verify_package
 from ml_core.flow.read import ModelAddress, open_registry
 from ml_core.flow.registry import Registry
 from ml_core.flow.verdict import Verdict
 from ml_core.flow.version import ModelVersion
-from orchestration.processes import Supervisor, free_port, start_mlflow, wait_for_mlflow
-from tests.flow.conftest import ACCEPTED
+from orchestration.processes import free_port
+from tests.flow.conftest import ACCEPTED, aliases, stages
 
 Publish = Callable[..., ModelVersion]
 REFUSED = Verdict(accepted=False, policy="non-inferiority", rows=9, reasons=("worse",), figures={})
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Run a real MLflow server."""
-    home = tmp_path_factory.mktemp("mlflow-server")
-    with Supervisor(home) as supervisor:
-        port = free_port()
-        uri = start_mlflow(supervisor, home, port)
-        wait_for_mlflow(supervisor, port)
-        yield uri
-
-
-@pytest.fixture(params=["sqlite", "http"])
-def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Registry]:
-    if request.param == "sqlite":
-        yield Registry(f"sqlite:///{tmp_path}/mlflow.db")
-        return
-    registry = Registry(request.getfixturevalue("server"))
-    yield registry
-    client = MlflowClient(registry.tracking_uri, registry.tracking_uri)
-    client.delete_registered_model("shop")
-
-
-def stages(registry: Registry) -> dict[int, str]:
-    return {version.version: version.stage for version in registry.versions("shop")}
-
-
-def aliases(registry: Registry) -> dict[str, int]:
-    client = MlflowClient(registry.tracking_uri, registry.tracking_uri)
-    return {name: int(version) for name, version in client.get_registered_model("shop").aliases.items()}
 
 
 def test_a_flow_lives_through_publish_promote_and_refuse(registry: Registry, publish: Publish, tmp_path: Path) -> None:
@@ -114,35 +86,133 @@ def test_while_two_versions_stand_in_production_followers_keep_theirs(registry: 
     reader.close()
 
 
-@pytest.mark.parametrize(
-    "step", ["set_model_version_tag", "transition_model_version_stage", "set_registered_model_alias"]
-)
-def test_an_interrupted_promotion_is_completed_by_repeating_it(
-    publish: Publish, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
-) -> None:
-    registry = Registry(f"sqlite:///{tmp_path}/mlflow.db")
+def test_a_promotion_asked_for_twice_is_made_once(registry: Registry, publish: Publish) -> None:
+    """Whoever repeats a call after a lost answer must not write a second entry."""
+    publish(registry, 1)
+    once = registry.promote("shop", 1, verdict=ACCEPTED, expected_champion=None)
+    again = registry.promote("shop", 1, verdict=ACCEPTED, expected_champion=None)
+    assert (once.number, again.number) == (1, 1)
+
+
+def test_a_forced_promotion_needs_a_reason_and_is_recorded(registry: Registry, publish: Publish) -> None:
     publish(registry, 1)
     registry.promote("shop", 1, verdict=ACCEPTED, expected_champion=None)
     publish(registry, 2, parent=1)
-    real = getattr(registry._client, step)
-    for surviving in range(3):
-        left = [surviving]
-
-        def interrupted(*arguments: object, left: list[int] = left, **more: object) -> None:
-            if not left[0]:
-                raise KeyboardInterrupt
-            left[0] -= 1
-            real(*arguments, **more)
-
-        with monkeypatch.context() as patched:
-            patched.setattr(registry._client, step, interrupted)
-            try:
-                registry.promote("shop", 2, verdict=ACCEPTED, expected_champion=1)
-            except KeyboardInterrupt:
-                assert sum(stage == "Production" for stage in stages(registry).values()) == 1
-    registry.promote("shop", 2, verdict=ACCEPTED, expected_champion=1)
+    registry.refuse("shop", 2, verdict=REFUSED)
+    with pytest.raises(PromotionError, match="needs a reason"):
+        registry.force_promote("shop", 2, reason=" ")
+    entry = registry.force_promote("shop", 2, reason="the champion cannot price skis", who="ada")
+    assert (entry.kind, entry.forced, entry.who, entry.why) == (
+        "promote",
+        True,
+        "ada",
+        "the champion cannot price skis",
+    )
     assert stages(registry) == {1: "Archived", 2: "Production"}
+    assert registry.version("shop", 2).verdict == REFUSED
+
+
+def test_rolling_back_walks_the_champions_back_and_forward_again(registry: Registry, publish: Publish) -> None:
+    """Rolling back twice goes two champions back, not back and forth."""
+    for number in (1, 2, 3):
+        publish(registry, number, parent=number - 1 or None)
+        registry.promote("shop", number, verdict=ACCEPTED, expected_champion=number - 1 or None)
+    entry = registry.rollback("shop", why="late planes")
+    assert (entry.before, entry.champion, entry.previous) == (3, 2, 1)
     assert aliases(registry) == {"champion": 2, "previous": 1}
+    registry.rollback("shop", why="still")
+    assert stages(registry) == {1: "Production", 2: "Archived", 3: "Archived"}
+    assert aliases(registry) == {"champion": 1}
+    with pytest.raises(PromotionError, match="nothing to roll back to"):
+        registry.rollback("shop", why="again")
+    registry.rollback("shop", to=3, why="it was the planes")
+    assert aliases(registry) == {"champion": 3, "previous": 2}
+    assert [entry.kind for entry in registry.ledger.entries("shop")] == ["promote"] * 3 + ["rollback"] * 3
+
+
+def test_rolling_back_to_what_never_served_is_refused(registry: Registry, publish: Publish) -> None:
+    publish(registry, 1)
+    registry.promote("shop", 1, verdict=ACCEPTED, expected_champion=None)
+    publish(registry, 2, parent=1)
+    registry.refuse("shop", 2, verdict=REFUSED)
+    with pytest.raises(PromotionError, match="version 2 never served"):
+        registry.rollback("shop", to=2, why="try it")
+    with pytest.raises(VersionNotFoundError, match="no version 9"):
+        registry.rollback("shop", to=9, why="try it")
+    with pytest.raises(PromotionError, match="cannot resume at 0"):
+        registry.rollback("shop", to=1, why="try it", resume_at=0)
+
+
+def test_a_rollback_may_skip_examples_and_the_next_one_forgets_it(registry: Registry, publish: Publish) -> None:
+    for number in (1, 2):
+        publish(registry, number, parent=number - 1 or None)
+        registry.promote("shop", number, verdict=ACCEPTED, expected_champion=number - 1 or None)
+    registry.rollback("shop", why="poisoned labels", resume_at=40)
+    head = registry.head("shop")
+    assert head is not None
+    assert (head.version, head.watermark, head.next_example) == (1, 1, 40)
+    registry.rollback("shop", to=2, why="they were fine")
+    registry.rollback("shop", to=1, why="or not")
+    assert registry.version("shop", 1).next_example == 1
+
+
+def test_nothing_broken_is_promoted_whoever_wants_it(registry: Registry, publish: Publish) -> None:
+    """The verdict, and a person's reason, are about a package; it is proved again before it is moved."""
+    publish(registry, 1)
+    registry.promote("shop", 1, verdict=ACCEPTED, expected_champion=None)
+    version = publish(registry, 2, parent=1)
+    break_package(registry, version)
+    with pytest.raises(PackageError, match=r"model\.onnx"):
+        registry.promote("shop", 2, verdict=ACCEPTED, expected_champion=1)
+    with pytest.raises(PackageError, match=r"model\.onnx"):
+        registry.force_promote("shop", 2, reason="now")
+    assert stages(registry) == {1: "Production", 2: "None"}
+
+
+def test_the_ledger_knows_what_served_when(publish: Publish, sqlite: str) -> None:
+    clock = ManualClock(datetime(2024, 5, 1, tzinfo=UTC))
+    registry = Registry(sqlite, clock=clock)
+    for number in (1, 2):
+        publish(registry, number, parent=number - 1 or None)
+        clock.advance(timedelta(hours=1))
+        registry.promote("shop", number, verdict=ACCEPTED, expected_champion=number - 1 or None)
+    served = [registry.ledger.at("shop", datetime(2024, 5, 1, hour, 30, tzinfo=UTC)).champion for hour in (0, 1, 2)]
+    assert served == [None, 1, 2]
+
+
+def test_a_version_signed_with_another_key_or_not_at_all_is_not_promoted(publish: Publish, sqlite: str) -> None:
+    signing, plain = Registry(sqlite, signing_key=b"a key of the team"), Registry(sqlite)
+    publish(plain, 1)
+    with pytest.raises(PackageError, match="signed with our key, found none"):
+        signing.promote("shop", 1, verdict=ACCEPTED, expected_champion=None)
+    publish(signing, 2)
+    with pytest.raises(PackageError, match="made with another key"):
+        Registry(sqlite, signing_key=b"somebody else's key").promote(
+            "shop", 2, verdict=ACCEPTED, expected_champion=None
+        )
+    signing.promote("shop", 2, verdict=ACCEPTED, expected_champion=None)
+    plain.promote("shop", 1, verdict=ACCEPTED, expected_champion=2)
+
+
+def test_publishing_the_next_version_and_listing_do_not_touch_what_others_registered(
+    registry: Registry, publish: Publish
+) -> None:
+    """A person may register anything under a flow's name; it is theirs, and no version of the flow."""
+    publish(registry, 1)
+    client = MlflowClient(registry.tracking_uri, registry.tracking_uri)
+    client.create_model_version("shop", registry.version("shop", 1).source, await_creation_for=0)
+    assert publish(registry, 3).version == 3
+    assert [version.version for version in registry.versions("shop")] == [1, 3]
+    assert [version.version for version in registry.pending("shop")] == [1, 3]
+
+
+def break_package(registry: Registry, version: ModelVersion) -> None:
+    """Overwrite a version's graph where its artifacts lie."""
+    client = MlflowClient(registry.tracking_uri, registry.tracking_uri)
+    with tempfile.TemporaryDirectory() as scratch:
+        graph = Path(scratch, "model.onnx")
+        graph.write_bytes(b"no graph")
+        client.log_artifact(version.mlflow_run_id, str(graph), "model")
 
 
 def test_a_registry_that_is_gone_is_reported_in_time() -> None:
