@@ -128,7 +128,7 @@ def postgresql() -> Iterator[str]:
             assert process.poll() is None, (folder / "log").read_text()
             assert time.monotonic() < deadline, (folder / "log").read_text()
             time.sleep(0.1)
-        yield f"postgresql://modelflow@127.0.0.1:{port}/mlflow"
+        yield f"postgresql+psycopg2://modelflow@127.0.0.1:{port}/mlflow"
     finally:
         process.terminate()
         process.wait(30)

@@ -200,7 +200,8 @@ def test_publishing_the_next_version_and_listing_do_not_touch_what_others_regist
     """A person may register anything under a flow's name; it is theirs, and no version of the flow."""
     publish(registry, 1)
     client = MlflowClient(registry.tracking_uri, registry.tracking_uri)
-    client.create_model_version("shop", registry.version("shop", 1).source, await_creation_for=0)
+    first = registry.version("shop", 1)
+    client.create_model_version("shop", first.source, first.mlflow_run_id, await_creation_for=0)
     assert publish(registry, 3).version == 3
     assert [version.version for version in registry.versions("shop")] == [1, 3]
     assert [version.version for version in registry.pending("shop")] == [1, 3]
