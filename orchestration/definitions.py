@@ -5,10 +5,10 @@ import dagster as dg
 from ml_core.project import Flow, Project, load_project
 from orchestration.assets import flow_assets
 from orchestration.checks import flow_checks
-from orchestration.jobs import flow_jobs
+from orchestration.jobs import flow_jobs, rollback_job
 from orchestration.resources import Platform, platform_of
 from orchestration.schedules import nightly
-from orchestration.sensors import new_days, new_labels
+from orchestration.sensors import new_days, new_labels, people
 
 
 def flow_definitions(flow: Flow) -> dg.Definitions:
@@ -17,9 +17,9 @@ def flow_definitions(flow: Flow) -> dg.Definitions:
     return dg.Definitions(
         assets=flow_assets(flow),
         asset_checks=flow_checks(flow),
-        jobs=[ingest, full_training, incremental_training],
+        jobs=[ingest, full_training, incremental_training, rollback_job(flow)],
         schedules=[nightly(flow, full_training)],
-        sensors=[new_labels(flow, incremental_training), new_days(flow, ingest)],
+        sensors=[new_labels(flow, incremental_training), new_days(flow, ingest), people(flow)],
     )
 
 

@@ -1,11 +1,15 @@
 """The jobs of a flow: take in days, train from scratch, train an increment. All run in one process: steps are small."""
 
+from datetime import datetime
+
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+from pydantic import Field
 
 from ml_core.project import Flow
 from orchestration.assets.names import key
 from orchestration.partitions import daily
+from orchestration.resources import Platform
 
 # what `define_asset_job` returns; Dagster exports the function but not the name of its result
 FlowJob = UnresolvedAssetJobDefinition
@@ -32,6 +36,45 @@ def flow_jobs(flow: Flow) -> list[FlowJob]:
         )
         for what, names in selections.items()
     ]
+
+
+class RollBackTo(dg.Config):
+    """What a person fills in before the job is launched."""
+
+    to: int | None = Field(default=None, description="a version that has served before; the one before, by default")
+    reason: str = Field(description="written into the flow's ledger")
+    resume_at: str | None = Field(
+        default=None,
+        description="an instant such as 2013-10-01T00:00+00:00; what was labelled between the version's own and this"
+        " one is skipped. By default it is all learned again",
+    )
+
+
+def rollback_job(flow: Flow) -> dg.JobDefinition:
+    """Return the job that makes an earlier champion the champion again."""
+
+    @dg.op(name=f"{flow.name}_roll_back")
+    def roll_back(context: dg.OpExecutionContext, config: RollBackTo, platform: Platform) -> None:
+        offset = None
+        if config.resume_at is not None:
+            offset = platform.store(flow).offset_at(datetime.fromisoformat(config.resume_at))
+        entry = platform.registry().rollback(
+            flow.name, to=config.to, why=config.reason, resume_at=offset, who=f"Dagster run {context.run_id}"
+        )
+        context.log.info("%s: version %s serves, before it %s did", flow.name, entry.champion, entry.before)
+        observed = {"version": entry.champion or 0, "before": entry.before or 0, "reason": entry.why}
+        context.log_event(dg.AssetObservation(key(flow, "served_model"), description="rolled back", metadata=observed))
+
+    @dg.job(
+        name=job_name(flow, "rollback"),
+        executor_def=dg.in_process_executor,
+        tags={"modelflow/flow": flow.name},
+        description="Serves an earlier version again; later increments continue from its state.",
+    )
+    def rollback() -> None:
+        roll_back()
+
+    return rollback
 
 
 def partition_range(flow: Flow, first: str, last: str) -> dict[str, str]:

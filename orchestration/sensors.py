@@ -9,6 +9,7 @@ import dagster as dg
 
 from ml_core.project import Flow
 from ml_core.training import increment_due
+from orchestration.assets.names import key
 from orchestration.jobs import FlowJob, partition_range
 from orchestration.resources import Platform
 
@@ -24,13 +25,39 @@ def new_labels(flow: Flow, job: FlowJob) -> dg.SensorDefinition:
         description="Starts an increment when enough rows were labelled past the watermark of the flow's head.",
     )
     def sensor(platform: Platform) -> dg.RunRequest | dg.SkipReason:
-        head = platform.registry().head(flow.name)
+        registry = platform.registry()
+        head = registry.head(flow.name)
         progress = platform.store(flow).progress()
         due = increment_due(flow, progress, head)
         if not due.due or head is None:
             return dg.SkipReason(due.reason)
-        # one run per head and target: after a refusal the same head is tried again, with more rows
-        return dg.RunRequest(run_key=f"{head.version}:{progress.next_example}", tags={"modelflow/why": due.reason})
+        # one run per head and target: after a refusal the same head is tried again, with more rows. What a rollback
+        # brought back is a head anew, which the ledger's entry tells apart.
+        run_key = f"{head.version}:{registry.ledger.became(flow.name, head.version).number}:{progress.next_example}"
+        return dg.RunRequest(run_key=run_key, tags={"modelflow/why": due.reason})
+
+    return sensor
+
+
+def people(flow: Flow) -> dg.SensorDefinition:
+    """Return the sensor that completes what people moved in MLflow, and what an interrupted process left undone."""
+
+    @dg.sensor(
+        name=f"{flow.name}_people",
+        minimum_interval_seconds=15,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Completes stage and alias moves made in the MLflow pages and writes them into the flow's ledger.",
+    )
+    def sensor(platform: Platform) -> dg.SensorResult | dg.SkipReason:
+        done = platform.registry().reconcile(flow.name)
+        if not done:
+            return dg.SkipReason(f"{flow.name}: stages and aliases are as the ledger says")
+        observed = dg.AssetObservation(
+            key(flow, "served_model"),
+            description="; ".join(done),
+            metadata={"transitions": dg.MetadataValue.json(done)},
+        )
+        return dg.SensorResult(asset_events=[observed], skip_reason="; ".join(done))
 
     return sensor
 

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ml_core.flow.registry import Registry
+from ml_core.flow.registry import registry_of
 from ml_core.project import load_project
 
 _COLUMNS = ("version", "kind", "stage", "parent", "watermark", "trained_through")
@@ -20,7 +20,7 @@ def versions(
 ) -> None:
     """List the versions of a flow."""
     project = load_project()
-    found = Registry(project.tracking_uri).versions(project.flow(flow).name)
+    found = registry_of(project).versions(project.flow(flow).name)
     if as_json:
         for version in found:
             typer.echo(json.dumps(asdict(version), default=str))

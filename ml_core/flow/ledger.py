@@ -150,15 +150,15 @@ class Ledger:
         """Say whether a version has ever been champion."""
         return self._first(flow, _TABLE.c.step == DONE, _TABLE.c.champion == version).number > 0
 
-    def replaced_by(self, flow: str, version: int) -> int | None:
-        """Return the champion that `version` replaced when it last came to serve, other than by a rollback."""
+    def became(self, flow: str, version: int, *, by_rollback: bool = True) -> Entry:
+        """Return the last transition that made `version` champion; `by_rollback=False` looks past rollbacks."""
         return self._first(
             flow,
             _TABLE.c.step == DONE,
             _TABLE.c.champion == version,
             sa.func.coalesce(_TABLE.c.champion_before, 0) != version,
-            _TABLE.c.kind != "rollback",
-        ).before
+            *(() if by_rollback else (_TABLE.c.kind != "rollback",)),
+        )
 
     # -- the lock and the journal --------------------------------------------------------------------------------
 

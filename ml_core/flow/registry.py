@@ -279,7 +279,7 @@ class Registry:
             if to is None and last.previous != target:
                 raise HeadMovedError(f"{flow}: another transition came first; look at `modelflow history {flow}`")
             wanted = self._champion(last, target)
-            previous = self.ledger.replaced_by(flow, target)
+            previous = self.ledger.became(flow, target, by_rollback=False).before
             if previous == target or (previous is not None and self._shelf.find(flow, previous) is None):
                 previous = None
             details = {"resume_at": resume_at}

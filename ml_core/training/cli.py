@@ -9,7 +9,7 @@ import typer
 from ml_core.clock import SystemClock
 from ml_core.data.ingest import take_in_all
 from ml_core.data.store import FeatureStore
-from ml_core.flow.registry import Registry
+from ml_core.flow.registry import registry_of
 from ml_core.project import load_project
 from ml_core.training.full import train_full
 from ml_core.training.gate import judge_and_promote
@@ -38,7 +38,7 @@ def run(
     project = load_project()
     found = project.flow(flow)
     store = FeatureStore(found, root=project.root, home=project.home)
-    registry = Registry(project.tracking_uri)
+    registry = registry_of(project)
     take_in_all(found, store, root=project.root, home=project.home, now=SystemClock().now())
     version = train_full(found, store, registry)
     verdict = judge_and_promote(found, registry, version)

@@ -29,10 +29,10 @@ def increment_due(flow: Flow, progress: Progress, head: ModelVersion | None) -> 
     settings = flow.incremental_training
     if head is None:
         return Due(due=False, new_rows=0, reason=f"{flow.name} has no version yet: its first one is a full training")
-    new_rows = progress.next_example - head.watermark
+    new_rows = progress.next_example - head.next_example
     if new_rows <= 0:
         return Due(
-            due=False, new_rows=0, reason=f"nothing labelled past version {head.version} ({head.watermark} rows)"
+            due=False, new_rows=0, reason=f"nothing labelled past version {head.version} ({head.next_example} rows)"
         )
     if new_rows >= settings.min_rows:
         reason = f"{new_rows} new labelled rows past version {head.version}, at least {settings.min_rows} wanted"

@@ -153,6 +153,8 @@ def _lineage_scores(
     version = champion
     while True:
         scored = _evidence(registry, version, scratch).between(first, stop)
+        if parts and scored.next < stop:
+            return np.concatenate(parts[::-1])  # a rollback skipped examples here
         parts.append(scored.scores)
         stop = min(stop, scored.first)
         if stop <= first or version.parent is None:

@@ -4,14 +4,13 @@ The invariant is promise 3 of the design: an increment starts at its parent's wa
 state, so each example trains once per lineage and the weights do not depend on where the slices were cut.
 """
 
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 
 from ml_core.data.store import FeatureStore
 from ml_core.errors import RegistryError, StateError
+from ml_core.flow.package import STATE
 from ml_core.flow.registry import Registry
 from ml_core.flow.version import ModelVersion
 from ml_core.pipeline import PipelineModel
@@ -32,6 +31,8 @@ def train_increment(
     ------
     RegistryError
         The flow has no version to continue.
+    PackageError
+        The head's package is not whole.
     StateError
         The pipeline or the features changed since the head was trained: only a full training can follow.
     """
@@ -39,24 +40,24 @@ def train_increment(
     if head is None:
         raise RegistryError(f"{flow.name} has no version to continue; run its full training first")
     stop = store.progress().next_example
-    if stop <= head.watermark:
+    first = head.next_example  # its watermark, unless a rollback skips examples
+    if stop <= first:
         return None
     if head.feature_fingerprint != store.fingerprint():
         raise StateError(
             f"{flow.name}: version {head.version} was trained on features {head.feature_fingerprint[:12]}, the feature"
             f" table is now {store.fingerprint()[:12]}; run the full training"
         )
-    with tempfile.TemporaryDirectory(prefix="modelflow-parent-") as scratch:
-        package = registry.download(head, Path(scratch))
-        model = PipelineModel.load(package / "state", flow.pipeline)
+    with registry.proved(head) as package:
+        model = PipelineModel.load(package.directory / STATE, flow.pipeline)
     # The parent scores the whole slice first, as it would have served it; then the same object learns.
-    parent_scores = [model.predict(batch) for batch in store.example_batches(head.watermark, stop)]
+    parent_scores = [model.predict(batch) for batch in store.example_batches(first, stop)]
     labels, scores = [], []
-    for batch in store.example_batches(head.watermark, stop):
+    for batch in store.example_batches(first, stop):
         labels.append(batch.column("label").to_numpy(zero_copy_only=False))
         scores.append(model.learn(batch, labels[-1]))
     evidence = ScoredSlice(
-        first=head.watermark,
+        first=first,
         labels=np.concatenate(labels).astype(np.float64),
         scores=np.concatenate(scores),
         parent_scores=np.concatenate(parent_scores),

@@ -23,7 +23,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from ml_core.data.replay import Replay, load_facts
 from ml_core.data.store import FeatureStore
 from ml_core.errors import PlatformError
-from ml_core.flow.registry import Registry
+from ml_core.flow.registry import registry_of
 from ml_core.project import Flow, Project, load_project
 from orchestration.definitions import build_definitions
 from orchestration.demo import picture, report
@@ -77,7 +77,7 @@ class _Demo:
         self._sources = project.home
         self._flow: Flow = self._project.flow(FLOW)
         self._store = FeatureStore(self._flow, root=self._project.root, home=home)
-        self._registry = Registry(tracking_uri)
+        self._registry = registry_of(self._project)
 
     def run(self, train_until: datetime, replay_until: datetime) -> dict[str, Any]:
         """Tell the whole story and return the report."""

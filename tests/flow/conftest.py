@@ -71,7 +71,7 @@ def publish(make_package: Callable[..., Path], tmp_path: Path) -> Callable[..., 
     evaluation.mkdir()
     (evaluation / "scored_slice.npz").write_bytes(b"evidence")
 
-    def make(registry: Registry, watermark: int, parent: int | None = None) -> ModelVersion:
+    def make(registry: Registry, watermark: int, parent: int | None = None, flow: str = "shop") -> ModelVersion:
         tags = {
             "kind": "full" if parent is None else "incremental",
             "parent": "" if parent is None else str(parent),
@@ -81,7 +81,7 @@ def publish(make_package: Callable[..., Path], tmp_path: Path) -> Callable[..., 
             "dagster_run_id": "a-run",
         }
         package = make_package(f"package-{watermark}", passes=watermark)
-        return registry.publish("shop", package, tags=tags, metrics={"log_loss": 0.5}, evaluation=evaluation)
+        return registry.publish(flow, package, tags=tags, metrics={"log_loss": 0.5}, evaluation=evaluation)
 
     return make
 

@@ -59,11 +59,13 @@ def test_the_names_users_know_do_not_change_unnoticed(project: Project) -> None:
         "flight_delays_ingest",
         "flight_delays_full_training",
         "flight_delays_incremental_training",
+        "flight_delays_rollback",
     }
     assert [schedule.name for schedule in repository.schedule_defs] == ["flight_delays_nightly"]
     assert sorted(sensor.name for sensor in repository.sensor_defs) == [
         "flight_delays_new_days",
         "flight_delays_new_labels",
+        "flight_delays_people",
     ]
 
 
@@ -129,4 +131,4 @@ def test_the_label_sensor_asks_once_for_the_same_rows(project: Project, monkeypa
     monkeypatch.setattr(Registry, "head", lambda self, flow: version(9_000))  # noqa: ARG005 - the signature is its
     monkeypatch.setattr(FeatureStore, "progress", lambda self: Progress(next_example=16_000))  # noqa: ARG005
     keys = {tick(project, "flight_delays_new_labels").run_requests[0].run_key for _ in range(2)}
-    assert keys == {"3:16000"}
+    assert keys == {"3:0:16000"}
