@@ -62,8 +62,12 @@ def rollback_job(flow: Flow) -> dg.JobDefinition:
             flow.name, to=config.to, why=config.reason, resume_at=offset, who=f"Dagster run {context.run_id}"
         )
         context.log.info("%s: version %s serves, before it %s did", flow.name, entry.champion, entry.before)
-        observed = {"version": entry.champion or 0, "before": entry.before or 0, "reason": entry.why}
-        context.log_event(dg.AssetObservation(key(flow, "served_model"), description="rolled back", metadata=observed))
+        observed = dg.AssetObservation(
+            key(flow, "served_model"),
+            description=f"rolled back from version {entry.before}: {entry.why}",
+            metadata={"version": dg.MetadataValue.int(entry.champion or 0)},
+        )
+        context.log_event(observed)
 
     @dg.job(
         name=job_name(flow, "rollback"),
