@@ -4,6 +4,7 @@ import grp
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -130,7 +131,7 @@ def postgresql() -> Iterator[str]:
             time.sleep(0.1)
         yield f"postgresql+psycopg2://modelflow@127.0.0.1:{port}/mlflow"
     finally:
-        process.terminate()
+        process.send_signal(signal.SIGINT)  # ends sessions still open; TERM would wait for them
         process.wait(30)
         log.close()
         shutil.rmtree(folder)
