@@ -24,7 +24,7 @@ up: setup ## the long-running platform on loopback; Ctrl-C stops it
 
 .PHONY: test
 test: setup ## the tests, without the slow ones
-	@$(BIN)/python -m pytest -m "not slow"
+	@$(BIN)/python -m pytest -m "not slow" -n 3 --dist loadfile
 
 .PHONY: test-full
 test-full: setup ## every test, also kill matrices and scale
