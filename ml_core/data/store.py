@@ -52,6 +52,8 @@ class Progress:
         Facts that came in after the clock had passed the instant they were known.
     late_labels : int
         Labels that came after the flow's label window, and were not joined.
+    joined_through : datetime or None
+        The clock up to which labels were joined to their rows; None as long as it has been the clock itself.
     """
 
     clock: datetime | None = None
@@ -60,6 +62,7 @@ class Progress:
     offsets: Mapping[str, int] | None = None
     late_facts: int = 0
     late_labels: int = 0
+    joined_through: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +108,8 @@ class FeatureStore:
         if not self._progress_file.exists():
             return Progress(offsets={})
         read = json.loads(self._progress_file.read_text(encoding="utf-8"))
-        for name in ("clock", "labelled_through"):
-            read[name] = None if read[name] is None else datetime.fromisoformat(read[name])
+        for name in ("clock", "labelled_through", "joined_through"):
+            read[name] = None if read.get(name) is None else datetime.fromisoformat(read[name])
         return Progress(**read)
 
     # -- what the owner does -------------------------------------------------------------------------------------
@@ -121,8 +124,14 @@ class FeatureStore:
         """Say whether another process waits for the file; a resident owner then ends its session."""
         return wanted(self.directory)
 
-    def absorb(self) -> Absorbed:
+    def absorb(self, *, join_labels: bool = True) -> Absorbed:
         """Take in every pending segment in one transaction; nothing pending is no work.
+
+        Parameters
+        ----------
+        join_labels : bool
+            Whether labels become examples now. An owner that asks for features many times before anybody learns may
+            leave them to a later call: the examples and their order are the same.
 
         Raises
         ------
@@ -139,7 +148,7 @@ class FeatureStore:
             connection.execute("reset threads" if before.clock is None else "set threads = 1")
             connection.execute("begin")
             try:
-                absorbed, after = self._absorb(connection, before)
+                absorbed, after = self._absorb(connection, before, join_labels=join_labels)
             except Exception:
                 connection.execute("rollback")
                 raise
@@ -222,7 +231,9 @@ class FeatureStore:
 
     # -- inside --------------------------------------------------------------------------------------------------
 
-    def _absorb(self, connection: duckdb.DuckDBPyConnection, before: Progress) -> tuple[Absorbed, Progress]:
+    def _absorb(
+        self, connection: duckdb.DuckDBPyConnection, before: Progress, *, join_labels: bool
+    ) -> tuple[Absorbed, Progress]:
         waiting = {partition: self.log.segments(partition) for partition in self.log.partitions()}
         clock = self._clock(waiting, before.clock)
         if clock is None:
@@ -236,14 +247,18 @@ class FeatureStore:
             )
             facts += sum(segment.next - segment.first for segment in fresh)
             offsets[partition] = max(offsets.get(partition, 0), segments[-1].next)
-        if clock == before.clock and not facts:
+        joined = before.joined_through or before.clock
+        if clock == before.clock and not facts and (joined == clock or not join_labels):
             return Absorbed(), before
         rows = tables.build_features(
             connection, self._flow.data, self._sql(), partitions=offsets, after=before.clock, until=clock
         )
-        examples, late_labels, labelled_through = tables.append_examples(
-            connection, self._flow.data, before.next_example, after=before.clock, until=clock
-        )
+        examples, late_labels, labelled_through = 0, 0, None
+        if join_labels or before.clock is None:
+            examples, late_labels, labelled_through = tables.append_examples(
+                connection, self._flow.data, before.next_example, after=joined, until=clock
+            )
+            joined = clock
         after = replace(
             before,
             clock=clock,
@@ -252,6 +267,7 @@ class FeatureStore:
             labelled_through=labelled_through or before.labelled_through,
             late_facts=before.late_facts + late,
             late_labels=before.late_labels + late_labels,
+            joined_through=None if joined == clock else joined,
         )
         tables.write_progress(connection, after)
         return Absorbed(facts, rows, examples, late), after

@@ -55,8 +55,8 @@ def read_progress(connection: Connection) -> "Progress":
     if not rows:
         return Progress(offsets={})
     read = json.loads(rows[0][0])
-    for name in ("clock", "labelled_through"):
-        read[name] = None if read[name] is None else datetime.fromisoformat(read[name])
+    for name in ("clock", "labelled_through", "joined_through"):
+        read[name] = None if read.get(name) is None else datetime.fromisoformat(read[name])
     return Progress(**read)
 
 
@@ -208,8 +208,7 @@ def append_examples(
     """Append the examples that became known in (after, until]; return how many, how many were too late, and the last.
 
     An example becomes known with its label, but not before its features are asked for. An entity's first label
-    counts. One that comes after the label window is counted, not joined. `built` holds the rows asked for since
-    `after`.
+    counts. One that comes after the label window is counted, not joined.
     """
     _create_examples(connection)
     key, label = quoted(data.key), quoted(data.label)
@@ -222,7 +221,8 @@ def append_examples(
             {labels} and known_at > $after and known_at <= $until
             union all
             select {key}, known_at, {label}::float, {OFFSET}
-            {labels} and known_at > $after - $window and known_at <= $after and {key} in (select key from built)
+            {labels} and known_at > $after - $window and known_at <= $after
+            and {key} in (select key from features where request_time > $after)
         ),
         rows as (  -- an older row's label would be too late; the same span again, so that it can be counted as such
             select key, request_time from features where request_time > $after - 2 * $window

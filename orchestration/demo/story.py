@@ -57,10 +57,11 @@ def live_through(
             while waiting and waiting[0] < next_tick:
                 moment = waiting.popleft()
                 replay.ingest(store.log, moment)
-                store.absorb()
+                store.absorb(join_labels=False)  # nobody learns before the next tick
                 caller.ask(store.feature_rows(asked_until + _INSTANT, moment + _INSTANT))
                 asked_until = moment
                 show(moment)
+            store.absorb()
         next_tick += _TICK_EVERY
         tick()
 

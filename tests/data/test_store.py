@@ -89,6 +89,20 @@ def test_a_label_known_before_its_request_waits_for_it(make_store: MakeStore) ->
     assert store.examples(0, 1)["labelled_at"].to_pylist() == [at(50)]
 
 
+def test_labels_left_to_a_later_call_are_joined_by_it(make_store: MakeStore) -> None:
+    store = make_store()
+    drop(store, 30, orders=[("a", "x", 1, 0)])
+    store.absorb()
+    drop(store, 60, orders=[("b", "x", 40, 0)], arrivals=[("a", "x", 1, 50)])
+    assert store.absorb(join_labels=False).examples == 0
+    drop(store, 90, arrivals=[("b", "x", 1, 80)])
+    assert store.absorb(join_labels=False).examples == 0
+    assert store.progress().joined_through == at(30)
+    assert store.absorb().examples == 2  # with no new fact
+    assert store.examples(0, 2)["labelled_at"].to_pylist() == [at(50), at(80)]
+    assert store.progress().joined_through is None
+
+
 def test_a_label_after_the_window_is_counted_not_joined(make_store: MakeStore) -> None:
     store = make_store()
     drop(store, 30, orders=[("a", "x", 10, 0)])

@@ -183,7 +183,8 @@ def test_growing_in_any_steps_gives_the_table_a_rebuild_gives(flow: Flow, fortni
             for _ in range(3):
                 at = min(at + timedelta(minutes=int(random.integers(1, 900))), END)
                 replay.ingest(grown.log, at)
-                grown.absorb()
+                grown.absorb(join_labels=bool(random.integers(2)))
+    grown.absorb()
     assert grown.progress() == whole.progress()
     assert grown.feature_rows(START, END).equals(whole.feature_rows(START, END))
     last = whole.progress().next_example
