@@ -10,10 +10,12 @@ This module reads the environment and no other place of the core does: `MODELFLO
 """
 
 import difflib
+import hashlib
+import json
 import os
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as made
 from datetime import UTC, date, datetime, timedelta
@@ -22,6 +24,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from ml_core.errors import ProjectError
 from ml_core.places import line_of
@@ -155,6 +158,12 @@ class PipelineSettings(_Table):
         min_length=1, description="transforms in order, each with its columns"
     )
     estimator: Mapping[str, Any] = Field(description="the learner's name and its hyper-parameters")
+
+    @property
+    def fingerprint(self) -> str:
+        """A sha256 over the pipeline: a version trained under another is to be trained anew."""
+        written = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(written.encode()).hexdigest()
 
 
 class FullTrainingSettings(_Table):
@@ -305,7 +314,12 @@ class Project:
         return self.flows[name]
 
 
-def load_project(path: Path | None = None, *, environment: Mapping[str, str] | None = None) -> Project:
+def load_project(
+    path: Path | None = None,
+    *,
+    environment: Mapping[str, str] | None = None,
+    broken: dict[str, str] | None = None,
+) -> Project:
     """Read the project file.
 
     Parameters
@@ -314,6 +328,9 @@ def load_project(path: Path | None = None, *, environment: Mapping[str, str] | N
         The file, or the folder that holds it; by default it is looked for upwards from the working directory.
     environment : mapping, optional
         Stands in for the process environment.
+    broken : dict, optional
+        Takes the flows whose own tables cannot be used, with the reason, instead of an error: a platform of many flows
+        goes on with the others.
 
     Raises
     ------
@@ -330,7 +347,12 @@ def load_project(path: Path | None = None, *, environment: Mapping[str, str] | N
     try:
         read = _ProjectFile.model_validate(content)
     except ValidationError as error:
-        raise ProjectError(f"{file}: " + "; ".join(_explain(error, text))) from error
+        reasons = _by_flow(error, text)
+        sound = {name: table for name, table in content.get("flows", {}).items() if name not in reasons}
+        if broken is None or "" in reasons or not sound:
+            raise ProjectError(f"{file}: " + "; ".join(_explain(error.errors(), text))) from error
+        broken |= {name: f"{file}: {reason}" for name, reason in reasons.items()}
+        read = _ProjectFile.model_validate(content | {"flows": sound})
     home = Path(env.get("MODELFLOW_HOME") or file.parent / "var").resolve()
     local = f"sqlite:///{home}/mlflow/mlflow.db"
     tracking_uri = env.get("MLFLOW_TRACKING_URI") or read.tracking_uri or local
@@ -398,10 +420,20 @@ def _find(path: Path | None) -> Path:
     raise ProjectError(f"found no {PROJECT_FILE} in {Path.cwd()} or above it; run `modelflow` inside a project")
 
 
-def _explain(error: ValidationError, text: str) -> list[str]:
+def _by_flow(error: ValidationError, text: str) -> dict[str, str]:
+    """Return what is wrong with each flow; "" stands for the rest of the file."""
+    findings: dict[str, list[ErrorDetails]] = {}
+    for finding in error.errors():
+        location = finding["loc"]
+        name = str(location[1]) if location[0] == "flows" and len(location) > 1 else ""
+        findings.setdefault(name, []).append(finding)
+    return {name: "; ".join(_explain(found, text)) for name, found in findings.items()}
+
+
+def _explain(findings: Sequence[ErrorDetails], text: str) -> list[str]:
     """Turn pydantic's findings into sentences that name key and line and, for an unknown key, the nearest valid one."""
     sentences = []
-    for finding in error.errors():
+    for finding in findings:
         where = ".".join(str(part) for part in finding["loc"])
         line = line_of(text, finding["loc"])
         at = f" (line {line})" if line else ""

@@ -1,5 +1,8 @@
 """The only assembly point: every flow of the project file becomes assets, checks, jobs, a schedule and sensors."""
 
+import logging
+from collections.abc import Mapping
+
 import dagster as dg
 
 from ml_core.project import Flow, Project, load_project
@@ -8,30 +11,56 @@ from orchestration.checks import flow_checks
 from orchestration.jobs import flow_jobs, rollback_job
 from orchestration.resources import Platform, platform_of
 from orchestration.schedules import nightly
-from orchestration.sensors import new_days, new_labels, people
+from orchestration.sensors import new_days, new_labels, people, retrain, source_changed
+
+_LOG = logging.getLogger("modelflow.orchestration")
 
 
 def flow_definitions(flow: Flow) -> dg.Definitions:
     """Return everything Dagster knows about one flow."""
-    ingest, full_training, incremental_training = flow_jobs(flow)
+    jobs = flow_jobs(flow)
+    sensors = [
+        new_labels(flow, jobs["incremental_training"]),
+        retrain(flow, jobs["full_training"]),
+        new_days(flow, jobs["ingest"]),
+        people(flow),
+    ]
+    if "take_in" in jobs:
+        sensors.append(source_changed(flow, jobs["take_in"]))
     return dg.Definitions(
         assets=flow_assets(flow),
         asset_checks=flow_checks(flow),
-        jobs=[ingest, full_training, incremental_training, rollback_job(flow)],
-        schedules=[nightly(flow, full_training)],
-        sensors=[new_labels(flow, incremental_training), new_days(flow, ingest), people(flow)],
+        jobs=[*jobs.values(), rollback_job(flow)],
+        schedules=[nightly(flow, jobs["full_training"])],
+        sensors=sensors,
     )
 
 
-def build_definitions(project: Project, platform: Platform | None = None) -> dg.Definitions:
-    """Return the definitions of all flows of a project, and the way they reach `ml_core`."""
-    return dg.Definitions.merge(
-        dg.Definitions(resources={"platform": platform or platform_of(project)}),
-        *(flow_definitions(flow) for flow in project.flows.values()),
-    )
+def broken_flow(name: str, reason: str) -> dg.Definitions:
+    """Return what stands in Dagster for a flow whose own tables cannot be used: its name, and why."""
+    _LOG.error("flow %s is left out: %s", name, reason)
+    broken = dg.AssetSpec([name, "broken"], group_name=name, kinds={"error"}, description=reason)
+    return dg.Definitions(assets=[broken])
+
+
+def build_definitions(
+    project: Project, platform: Platform | None = None, *, broken: Mapping[str, str] | None = None
+) -> dg.Definitions:
+    """Return the definitions of all flows of a project, and the way they reach `ml_core`.
+
+    A flow that cannot be defined does not take the others with it: it stands there as one asset that says why.
+    """
+    parts = [broken_flow(name, reason) for name, reason in (broken or {}).items()]
+    for flow in project.flows.values():
+        try:
+            parts.append(flow_definitions(flow))
+        except dg.DagsterError as error:
+            parts.append(broken_flow(flow.name, f"flow {flow.name}: {error}"))
+    return dg.Definitions.merge(dg.Definitions(resources={"platform": platform or platform_of(project)}), *parts)
 
 
 @dg.definitions
 def defs() -> dg.Definitions:
     """Return the definitions of the project this code location was started in."""
-    return build_definitions(load_project(), Platform())
+    broken: dict[str, str] = {}
+    return build_definitions(load_project(broken=broken), Platform(), broken=broken)

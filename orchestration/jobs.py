@@ -1,4 +1,8 @@
-"""The jobs of a flow: take in days, train from scratch, train an increment. All run in one process: steps are small."""
+"""The jobs of a flow: take its source in, take in days, train from scratch, train an increment.
+
+All run in one process: steps are small. A run that takes longer than a full training can is ended by Dagster's run
+monitoring, and a failed one is not started again by Dagster: the sensors ask again, with growing pauses.
+"""
 
 from datetime import datetime
 
@@ -14,28 +18,32 @@ from orchestration.resources import Platform
 # what `define_asset_job` returns; Dagster exports the function but not the name of its result
 FlowJob = UnresolvedAssetJobDefinition
 
+_MAX_RUNTIME_S = 4 * 3600
+
 
 def job_name(flow: Flow, what: str) -> str:
-    """Return the name of one of a flow's jobs: ``ingest``, ``full_training`` or ``incremental_training``."""
+    """Return the name of one of a flow's jobs: ``take_in``, ``ingest``, ``full_training``, ``incremental_training``."""
     return f"{flow.name}_{what}"
 
 
-def flow_jobs(flow: Flow) -> list[FlowJob]:
-    """Return one flow's jobs."""
+def flow_jobs(flow: Flow) -> dict[str, FlowJob]:
+    """Return one flow's jobs by what they do; ``take_in`` only where the flow reads a source."""
     selections = {
+        **({"take_in": ("source",)} if flow.data.source is not None else {}),
         "ingest": ("events", "features"),
         "full_training": ("full_model", "served_model"),
         "incremental_training": ("incremental_model", "served_model"),
     }
-    return [
-        dg.define_asset_job(
+    tags = {"modelflow/flow": flow.name, "dagster/max_runtime": str(_MAX_RUNTIME_S)}
+    return {
+        what: dg.define_asset_job(
             job_name(flow, what),
             selection=dg.AssetSelection.assets(*(key(flow, name) for name in names)),
             executor_def=dg.in_process_executor,
-            tags={"modelflow/flow": flow.name},
+            tags=tags | ({"owners": ", ".join(flow.owners)} if flow.owners else {}),
         )
         for what, names in selections.items()
-    ]
+    }
 
 
 class RollBackTo(dg.Config):

@@ -1,17 +1,25 @@
-"""The sensors of a flow. They read the store's progress and the registry's tags, never the DuckDB file.
+"""The sensors of a flow. They read the store's progress, Dagster's own runs and the registry, never the DuckDB file.
 
-A tick that asks for nothing says why.
+A tick that asks for nothing says why. No sensor keeps a cursor: what was done is read off the runs and the
+materialised days, so that whatever was lost or failed is asked for again.
 """
 
+from collections.abc import Iterator, Sequence
 from datetime import date, timedelta
 
 import dagster as dg
 
+from ml_core.data.ingest import waits
+from ml_core.errors import SourceError
 from ml_core.project import Flow
 from ml_core.training import increment_due
+from ml_core.training.retraining import retraining_due
 from orchestration.assets.names import key
+from orchestration.attempts import TARGET, WHY, attempt
 from orchestration.jobs import FlowJob, partition_range
 from orchestration.resources import Platform
+
+_DAY = timedelta(days=1)
 
 
 def new_labels(flow: Flow, job: FlowJob) -> dg.SensorDefinition:
@@ -24,17 +32,19 @@ def new_labels(flow: Flow, job: FlowJob) -> dg.SensorDefinition:
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Starts an increment when enough rows were labelled past the watermark of the flow's head.",
     )
-    def sensor(platform: Platform) -> dg.RunRequest | dg.SkipReason:
-        registry = platform.registry()
-        head = registry.head(flow.name)
-        progress = platform.store(flow).progress()
+    def sensor(context: dg.SensorEvaluationContext, platform: Platform) -> dg.RunRequest | dg.SkipReason:
+        registry, store = platform.registry(), platform.store(flow)
+        head, progress = registry.head(flow.name), store.progress()
         due = increment_due(flow, progress, head)
         if not due.due or head is None:
             return dg.SkipReason(due.reason)
-        # one run per head and target: after a refusal the same head is tried again, with more rows. What a rollback
-        # brought back is a head anew, which the ledger's entry tells apart.
-        run_key = f"{head.version}:{registry.ledger.became(flow.name, head.version).number}:{progress.next_example}"
-        return dg.RunRequest(run_key=run_key, tags={"modelflow/why": due.reason})
+        needs = retraining_due(flow, progress, head, features=store.fingerprint())
+        if needs.target is not None:
+            return dg.SkipReason(f"{needs.reason}: a full training comes first")
+        # after a refusal the same head is tried again, with more rows. What a rollback brought back is a head anew,
+        # which the ledger's entry tells apart.
+        target = f"{head.version}:{registry.ledger.became(flow.name, head.version).number}:{progress.next_example}"
+        return _asked(context, platform, job, target=target, why=due.reason)
 
     return sensor
 
@@ -62,6 +72,50 @@ def people(flow: Flow) -> dg.SensorDefinition:
     return sensor
 
 
+def retrain(flow: Flow, job: FlowJob) -> dg.SensorDefinition:
+    """Return the sensor that starts a full training for the first version, and when the flow's definition changed."""
+
+    @dg.sensor(
+        name=f"{flow.name}_retrain",
+        job=job,
+        minimum_interval_seconds=30,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Starts a full training for the first version, and when features or pipeline changed.",
+    )
+    def sensor(context: dg.SensorEvaluationContext, platform: Platform) -> dg.RunRequest | dg.SkipReason:
+        store = platform.store(flow)
+        needs = retraining_due(
+            flow, store.progress(), platform.registry().head(flow.name), features=store.fingerprint()
+        )
+        if needs.target is None:
+            return dg.SkipReason(needs.reason)
+        return _asked(context, platform, job, target=needs.target, why=needs.reason)
+
+    return sensor
+
+
+def source_changed(flow: Flow, job: FlowJob) -> dg.SensorDefinition:
+    """Return the sensor that takes a flow's source in when its files changed."""
+
+    @dg.sensor(
+        name=f"{flow.name}_source_changed",
+        job=job,
+        minimum_interval_seconds=15,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Takes the flow's source in when its files changed.",
+    )
+    def sensor(context: dg.SensorEvaluationContext, platform: Platform) -> dg.RunRequest | dg.SkipReason:
+        try:
+            changed = waits(flow, platform.store(flow), platform.project().root)
+        except SourceError as missing:
+            return dg.SkipReason(str(missing))
+        if changed is None:
+            return dg.SkipReason(f"{flow.name}: its source has not changed since it was taken in")
+        return _asked(context, platform, job, target=str(changed), why=f"{flow.name}: its source changed")
+
+    return sensor
+
+
 def new_days(flow: Flow, job: FlowJob) -> dg.SensorDefinition:
     """Return the sensor that materialises events and features of the days the flow's clock has completed."""
 
@@ -70,22 +124,59 @@ def new_days(flow: Flow, job: FlowJob) -> dg.SensorDefinition:
         job=job,
         minimum_interval_seconds=30,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Materialises the days that are complete by the flow's clock, in one run.",
+        description="Materialises the days that are complete and were not materialised yet, a run per unbroken range.",
     )
     def sensor(context: dg.SensorEvaluationContext, platform: Platform) -> dg.SensorResult | dg.SkipReason:
         through = [segment.through for segment in platform.store(flow).log.newest()]
         if not through:
             return dg.SkipReason(f"{flow.name}: no segment was dropped into the event log yet")
-        last = (min(through) - timedelta(days=1)).date()
-        last = last if flow.data.ends is None else min(last, flow.data.ends - timedelta(days=1))
-        first = flow.data.starts
-        if context.cursor:
-            first = date.fromisoformat(context.cursor) + timedelta(days=1)
-        if last < first:
-            return dg.SkipReason(f"{flow.name}: no day was completed since {first - timedelta(days=1)}")
-        request = dg.RunRequest(
-            run_key=f"{first}:{last}", tags=partition_range(flow, first.isoformat(), last.isoformat())
-        )
-        return dg.SensorResult(run_requests=[request], cursor=last.isoformat())
+        last = (min(through) - _DAY).date()
+        last = last if flow.data.ends is None else min(last, flow.data.ends - _DAY)
+        complete = [flow.data.starts + _DAY * number for number in range((last - flow.data.starts).days + 1)]
+        done = context.instance.get_materialized_partitions(key(flow, "features"))
+        missing = [day for day in complete if day.isoformat() not in done]
+        if not missing:
+            return dg.SkipReason(f"{flow.name}: every day up to {last} is materialised; facts are complete through it")
+        why = f"{flow.name}: facts are complete through {last}"
+        requests, reasons = [], []
+        for first, end in _ranges(missing):
+            asked = _asked(
+                context, platform, job, target=f"{first}:{end}", why=why, once=False,
+                tags=partition_range(flow, first.isoformat(), end.isoformat()),
+            )  # fmt: skip
+            if isinstance(asked, dg.SkipReason):
+                reasons.append(str(asked.skip_message))
+            else:
+                requests.append(asked)
+        return dg.SensorResult(run_requests=requests) if requests else dg.SkipReason("; ".join(sorted(set(reasons))))
 
     return sensor
+
+
+def _asked(
+    context: dg.SensorEvaluationContext,
+    platform: Platform,
+    job: FlowJob,
+    *,
+    target: str,
+    why: str,
+    once: bool = True,
+    tags: dict[str, str] | None = None,
+) -> dg.RunRequest | dg.SkipReason:
+    """Ask for a run, or say what stands in the way."""
+    may = attempt(context.instance, job.name, target, now=platform.now(), once=once)
+    if may.why_not:
+        return dg.SkipReason(f"{why}, but {may.why_not}")
+    run_key = may.run_key if once else None  # days that were wiped are asked for again
+    return dg.RunRequest(run_key=run_key, tags={TARGET: target, WHY: why} | (tags or {}))
+
+
+def _ranges(days: Sequence[date]) -> Iterator[tuple[date, date]]:
+    """Yield the unbroken ranges of ascending days."""
+    first = before = days[0]
+    for day in days[1:]:
+        if day - before > _DAY:
+            yield first, before
+            first = day
+        before = day
+    yield first, before

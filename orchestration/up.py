@@ -1,29 +1,25 @@
 """`modelflow up`: the long-running platform on loopback, until Ctrl-C.
 
 MLflow server, Dagster webserver and daemon, one sidecar per flow, and for every flow with a finite source a replay that
-keeps feeding it. The first time, the first part of each source is ingested and a full training is launched through
-Dagster's own API; after that the flow's sensors and schedule keep it going. All processes are children that cannot
-outlive this one.
+keeps feeding it: the first time with its first part at once. The flow's own sensors and schedule do the rest, the first
+full training included. A flow that reads a table is fed by whoever writes the table. All processes are children that
+cannot outlive this one.
 """
 
-import http.client
-import json
 import signal
 import sys
 from datetime import datetime, timedelta
 from pathlib import Path
 from threading import Event
 from types import FrameType
-from typing import Any
 
 import dagster as dg
 from rich.console import Console
 
 from ml_core.data.replay import Replay, load_facts
 from ml_core.data.store import FeatureStore
-from ml_core.errors import ModelFlowError, PlatformError
+from ml_core.errors import ModelFlowError
 from ml_core.project import Flow, Project, day_start, load_project
-from orchestration.jobs import job_name
 from orchestration.processes import (
     Supervisor,
     answers,
@@ -46,16 +42,7 @@ concurrency:
     max_concurrent_runs: 4
 run_monitoring:
   enabled: true
-"""
-
-_LAUNCH = """
-mutation($params: ExecutionParams!) {
-  launchRun(executionParams: $params) {
-    __typename
-    ... on LaunchRunSuccess { run { runId } }
-    ... on PythonError { message }
-  }
-}
+  start_timeout_seconds: 180
 """
 
 
@@ -127,11 +114,10 @@ class Platform:
 
     def feed(self, ended: Event) -> None:
         """Play the sources of the flows until `ended`, or for as long as they last, and then just wait."""
-        feeds = [_Feed(self._project, flow, self._console) for flow in self._project.flows.values()]
+        flows = [flow for flow in self._project.flows.values() if flow.data.loader is not None]
+        feeds = [_Feed(self._project, flow, self._console) for flow in flows]
         for feed in feeds:
-            if feed.begin():
-                run = launch(self._ports.dagster_port, job_name(feed.flow, "full_training"))
-                self._console.print(f"{feed.flow.name}: first full training is run {run}")
+            feed.begin()
         self._console.print("Ctrl-C stops everything.")
         pause_s = _STEP / timedelta(hours=1) / self._ports.replay_hours_per_second
         while not ended.wait(pause_s):
@@ -156,15 +142,14 @@ class _Feed:
         self._store = FeatureStore(flow, root=project.root, home=project.home)
         self._replay = Replay(load_facts(flow, project.home))
 
-    def begin(self) -> bool:
-        """Ingest the history when the log is empty; say whether it was."""
+    def begin(self) -> None:
+        """Ingest the history when the log is empty."""
         if self._store.progress().clock is not None:
-            return False
+            return
         start = day_start(self.flow.data.starts)
         days = (self._replay.end - start) * _HISTORY // timedelta(days=1)
         self._console.print(f"{self.flow.name}: ingesting the first {days} days")
         self._take_in(start + timedelta(days=days))
-        return True
 
     def step(self) -> None:
         """Let the flow's clock move on; a failure is shown and tried again at the next step."""
@@ -179,34 +164,6 @@ class _Feed:
     def _take_in(self, until: datetime) -> None:
         self._replay.ingest(self._store.log, until)
         self._store.absorb()
-
-
-def launch(port: int, job: str) -> str:
-    """Launch a job as the Dagster UI does, through its GraphQL API; return the run's id."""
-    selector = {
-        "repositoryLocationName": "modelflow",
-        "repositoryName": "__repository__",
-        "jobName": job,
-    }
-    variables = {"params": {"selector": selector, "runConfigData": "{}", "mode": "default"}}
-    answer = graphql(port, _LAUNCH, variables)["launchRun"]
-    if answer["__typename"] != "LaunchRunSuccess":
-        raise PlatformError(f"expected Dagster to launch {job}, found {answer}")
-    return str(answer["run"]["runId"])
-
-
-def graphql(port: int, query: str, variables: dict[str, Any]) -> dict[str, Any]:
-    """Ask the Dagster webserver a GraphQL question; return its `data`."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    try:
-        body = json.dumps({"query": query, "variables": variables})
-        connection.request("POST", "/graphql", body, {"Content-Type": "application/json"})
-        answer: dict[str, Any] = json.loads(connection.getresponse().read())
-    finally:
-        connection.close()
-    if "data" not in answer or answer.get("errors"):
-        raise PlatformError(f"the Dagster webserver on port {port} refused a question: {answer.get('errors')}")
-    return dict(answer["data"])
 
 
 def _ended_by_signal() -> Event:

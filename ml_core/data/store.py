@@ -13,7 +13,7 @@ change, and a rebuild from the log's facts gives the same rows.
 import hashlib
 import json
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import date, datetime
@@ -54,6 +54,8 @@ class Progress:
         Labels that came after the flow's label window, and were not joined.
     joined_through : datetime or None
         The clock up to which labels were joined to their rows; None as long as it has been the clock itself.
+    features : str
+        The fingerprint of the definition the feature table was built by.
     """
 
     clock: datetime | None = None
@@ -63,6 +65,7 @@ class Progress:
     late_facts: int = 0
     late_labels: int = 0
     joined_through: datetime | None = None
+    features: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +130,9 @@ class FeatureStore:
     def absorb(self, *, join_labels: bool = True) -> Absorbed:
         """Take in every pending segment in one transaction; nothing pending is no work.
 
+        Where `features.sql` changed since, the whole feature table is built by the new one, and the examples'
+        features from it.
+
         Parameters
         ----------
         join_labels : bool
@@ -168,18 +174,12 @@ class FeatureStore:
             progress = tables.read_progress(connection)
             if progress.clock is None:
                 return
+            after = replace(progress, features=self.fingerprint())
             connection.execute("begin")
-            connection.execute("drop table features")
-            tables.build_features(
-                connection,
-                self._flow.data,
-                self._sql(),
-                partitions=progress.offsets or {},
-                after=None,
-                until=progress.clock,
-            )
-            tables.rebuild_examples(connection)
+            self._rebuild(connection, progress.offsets or {}, progress.clock)
+            tables.write_progress(connection, after)
             connection.execute("commit")
+        self._write_progress(after)
 
     # -- what readers ask ----------------------------------------------------------------------------------------
 
@@ -231,6 +231,11 @@ class FeatureStore:
 
     # -- inside --------------------------------------------------------------------------------------------------
 
+    def _rebuild(self, connection: duckdb.DuckDBPyConnection, partitions: Collection[str], until: datetime) -> None:
+        connection.execute("drop table features")
+        tables.build_features(connection, self._flow.data, self._sql(), partitions=partitions, after=None, until=until)
+        tables.rebuild_examples(connection)
+
     def _absorb(
         self, connection: duckdb.DuckDBPyConnection, before: Progress, *, join_labels: bool
     ) -> tuple[Absorbed, Progress]:
@@ -248,8 +253,12 @@ class FeatureStore:
             facts += sum(segment.next - segment.first for segment in fresh)
             offsets[partition] = max(offsets.get(partition, 0), segments[-1].next)
         joined = before.joined_through or before.clock
-        if clock == before.clock and not facts and (joined == clock or not join_labels):
+        definition = self.fingerprint()
+        changed = before.features not in {"", definition}
+        if clock == before.clock and not facts and not changed and (joined == clock or not join_labels):
             return Absorbed(), before
+        if changed and before.clock is not None:
+            self._rebuild(connection, offsets, before.clock)
         rows = tables.build_features(
             connection, self._flow.data, self._sql(), partitions=offsets, after=before.clock, until=clock
         )
@@ -268,6 +277,7 @@ class FeatureStore:
             late_facts=before.late_facts + late,
             late_labels=before.late_labels + late_labels,
             joined_through=None if joined == clock else joined,
+            features=definition,
         )
         tables.write_progress(connection, after)
         return Absorbed(facts, rows, examples, late), after

@@ -331,6 +331,7 @@ def described(found: MlflowVersion) -> ModelVersion:
             pinned=tags.get("pinned", ""),
             signature=tags.get("manifest_hmac", ""),
             created_at=datetime.fromtimestamp(found.creation_timestamp / 1_000, UTC),
+            pipeline_fingerprint=tags.get("pipeline_fingerprint", ""),
         )
     except (KeyError, ValueError) as error:
         raise RegistryError(

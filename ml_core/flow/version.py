@@ -43,6 +43,8 @@ class ModelVersion:
         The HMAC of its manifest's digest; empty when it was published unsigned.
     created_at : datetime or None
         When it was registered, by the registry's clock.
+    pipeline_fingerprint : str
+        The pipeline it was trained as; empty where that was not recorded.
     """
 
     flow: str
@@ -63,6 +65,7 @@ class ModelVersion:
     pinned: str = ""
     signature: str = ""
     created_at: datetime | None = None
+    pipeline_fingerprint: str = ""
 
     @property
     def next_example(self) -> int:

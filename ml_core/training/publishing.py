@@ -58,6 +58,7 @@ def publish(
         "watermark": f'{{"examples": {trained.watermark}}}',
         "trained_through": last.column("labelled_at")[-1].as_py().isoformat(),
         "feature_fingerprint": store.fingerprint(),
+        "pipeline_fingerprint": flow.pipeline.fingerprint,
         "rows_learned": str(trained.model.n_trained),
     }
     with tempfile.TemporaryDirectory(prefix="modelflow-publish-") as scratch:

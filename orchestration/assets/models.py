@@ -7,6 +7,7 @@ from ml_core.flow.version import ModelVersion
 from ml_core.project import Flow
 from ml_core.training import ScoredSlice, judge_and_promote, train_full, train_increment
 from orchestration.assets.names import key, presented
+from orchestration.outcomes import reported
 from orchestration.pictures import calibration_plot
 from orchestration.resources import Platform
 
@@ -24,9 +25,11 @@ def model_assets(flow: Flow) -> list[dg.AssetsDefinition]:
         deps=[key(flow, "features")],
     )
     def full_model(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult[None]:
-        registry = platform.registry()
-        version = train_full(flow, platform.store(flow), registry, tags={"dagster_run_id": context.run_id})
-        return dg.MaterializeResult(metadata=_metadata(registry, version))
+        with reported(context, flow):
+            registry, store = platform.registry(), platform.store(flow)
+            store.absorb()  # where features.sql changed, the table is built anew first
+            version = train_full(flow, store, registry, tags={"dagster_run_id": context.run.run_id})
+            return dg.MaterializeResult(metadata=_metadata(registry, version))
 
     @dg.asset(
         **presented(
@@ -38,11 +41,12 @@ def model_assets(flow: Flow) -> list[dg.AssetsDefinition]:
         deps=[key(flow, "features")],
     )
     def incremental_model(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult[None]:
-        registry = platform.registry()
-        version = train_increment(flow, platform.store(flow), registry, tags={"dagster_run_id": context.run_id})
-        if version is None:
-            return dg.MaterializeResult(metadata={"outcome": "nothing was labelled since the head was trained"})
-        return dg.MaterializeResult(metadata=_metadata(registry, version))
+        with reported(context, flow):
+            registry = platform.registry()
+            version = train_increment(flow, platform.store(flow), registry, tags={"dagster_run_id": context.run.run_id})
+            if version is None:
+                return dg.MaterializeResult(metadata={"outcome": "nothing was labelled since the head was trained"})
+            return dg.MaterializeResult(metadata=_metadata(registry, version))
 
     @dg.asset(
         **presented(
@@ -61,15 +65,16 @@ def model_assets(flow: Flow) -> list[dg.AssetsDefinition]:
         ],
     )
     def served_model(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:  # type: ignore[type-arg]  # Dagster refuses a subscript here
-        registry = platform.registry()
-        results = []
-        for version in registry.versions(flow.name):
-            if version.verdict is None and version.stage == "None":
-                verdict = judge_and_promote(flow, registry, version)
-                context.log.info("version %s: %s", version.version, verdict)
-                results.append(_check(version, verdict.accepted, verdict.to_json()))
-        champion = registry.head(flow.name)
-        metadata = {} if champion is None else _metadata(registry, champion)
+        with reported(context, flow):
+            registry = platform.registry()
+            results = []
+            for version in registry.versions(flow.name):
+                if version.verdict is None and version.stage == "None":
+                    verdict = judge_and_promote(flow, registry, version)
+                    context.log.info("version %s: %s", version.version, verdict)
+                    results.append(_check(version, verdict.accepted, verdict.to_json()))
+            champion = registry.head(flow.name)
+            metadata = {} if champion is None else _metadata(registry, champion)
         return dg.MaterializeResult(metadata=metadata, check_results=results[-1:] or [_nothing_judged()])
 
     return [full_model, incremental_model, served_model]

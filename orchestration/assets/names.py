@@ -6,7 +6,10 @@ import dagster as dg
 
 from ml_core.project import Flow
 
-DUCKDB_POOL = "duckdb_owner"
+
+def duckdb_pool(flow: Flow) -> str:
+    """Return the pool of the steps that own a flow's DuckDB file: one of them at a time."""
+    return f"{flow.name}_duckdb_owner"
 
 
 def key(flow: Flow, name: str) -> dg.AssetKey:

@@ -21,7 +21,7 @@ from ml_core.data import FeatureStore
 from ml_core.flow.registry import Registry
 from ml_core.project import Project, load_project
 from orchestration.processes import Supervisor, answers, free_port, start_mlflow, wait_for_mlflow
-from orchestration.up import launch
+from tests.integration.graphql import launch
 
 ROOT = Path(__file__).parents[2]
 START = datetime(2024, 5, 1, tzinfo=UTC)

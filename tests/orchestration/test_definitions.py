@@ -66,6 +66,7 @@ def test_the_names_users_know_do_not_change_unnoticed(project: Project) -> None:
         "flight_delays_new_days",
         "flight_delays_new_labels",
         "flight_delays_people",
+        "flight_delays_retrain",
     ]
 
 
@@ -130,5 +131,6 @@ def test_the_label_sensor_asks_once_for_the_same_rows(project: Project, monkeypa
     """The run key names the head and the target: the daemon starts one run per key."""
     monkeypatch.setattr(Registry, "head", lambda self, flow: version(9_000))  # noqa: ARG005 - the signature is its
     monkeypatch.setattr(FeatureStore, "progress", lambda self: Progress(next_example=16_000))  # noqa: ARG005
+    monkeypatch.setattr(FeatureStore, "fingerprint", lambda self: "f")  # noqa: ARG005
     keys = {tick(project, "flight_delays_new_labels").run_requests[0].run_key for _ in range(2)}
-    assert keys == {"3:0:16000"}
+    assert keys == {"3:0:16000#0"}
