@@ -1,33 +1,209 @@
-"""`modelflow versions`: a flow's versions as the registry holds them."""
+"""`modelflow flows`, `versions`, `show`, `diff`, `history` and `at`: what the registry and the ledger say of a flow.
+
+None of them changes anything. Each prints a table for people, and with `--json` objects for scripts, one per line where
+there are several.
+"""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Annotated
+from datetime import UTC, datetime
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from ml_core.flow.registry import registry_of
+from ml_core.errors import VersionNotFoundError
+from ml_core.flow.difference import difference
+from ml_core.flow.ledger import Entry
+from ml_core.flow.registry import Registry, registry_of
+from ml_core.flow.version import ModelVersion
 from ml_core.project import load_project
+
+FlowName = Annotated[str, typer.Argument(metavar="FLOW", help="the flow")]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON, one object per line")]
 
 _COLUMNS = ("version", "kind", "stage", "parent", "watermark", "trained_through")
 
 
-def versions(
-    flow: Annotated[str, typer.Argument(help="the flow")],
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON object per line")] = False,
-) -> None:
-    """List the versions of a flow."""
+def opened(flow: str) -> Registry:
+    """Return the registry of the project around us, once its file is known to hold the flow."""
     project = load_project()
-    found = registry_of(project).versions(project.flow(flow).name)
+    project.flow(flow)
+    return registry_of(project)
+
+
+def as_instant(text: str) -> datetime:
+    """Read an instant as a person types it; one without a zone is UTC."""
+    try:
+        read = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"expected an instant such as 2013-10-01T12:00+00:00, found {text!r}") from error
+    return read if read.tzinfo else read.replace(tzinfo=UTC)
+
+
+def told(entry: Entry) -> dict[str, Any]:
+    """Return an entry of the ledger as JSON shows it."""
+    hidden = {"holder", "lease_until"}
+    return {name: value for name, value in asdict(entry).items() if name not in hidden}
+
+
+def flows(as_json: AsJson = False) -> None:
+    """List the flows of the project, with what each serves."""
+    project = load_project()
+    registry = registry_of(project)
+    rows = []
+    for name in project.flows:
+        champion, last = registry.head(name), registry.ledger.last(name)
+        rows.append(
+            {
+                "flow": name,
+                "champion": champion and champion.version,
+                "challenger": last.challenger,
+                "previous": last.previous,
+                "waiting": len(registry.pending(name)),
+                "watermark": champion and champion.watermark,
+                "trained_through": champion and champion.trained_through,
+            }
+        )
+    _print(rows, as_json=as_json)
+
+
+def versions(flow: FlowName, as_json: AsJson = False) -> None:
+    """List the versions of a flow."""
+    found = opened(flow).versions(flow)
     if as_json:
-        for version in found:
-            typer.echo(json.dumps(asdict(version), default=str))
+        _print([asdict(version) for version in found], as_json=True)
         return
-    table = Table(*_COLUMNS, "log loss", "verdict")
-    for version in found:
-        verdict = "" if version.verdict is None else "accepted" if version.verdict.accepted else "refused"
-        values = [str(getattr(version, name)) for name in _COLUMNS]
-        table.add_row(*values, f"{version.metrics.get('log_loss', float('nan')):.4f}", verdict)
+    _print(
+        [
+            {name: getattr(version, name) for name in _COLUMNS}
+            | {"log loss": version.metrics.get("log_loss"), "verdict": _judged(version)}
+            for version in found
+        ],
+        as_json=False,
+    )
+
+
+def show(
+    flow: FlowName,
+    version: Annotated[int | None, typer.Argument(help="its number; by default the champion")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show one version: where it comes from, what it was judged on, and what became of it."""
+    registry = opened(flow)
+    found = registry.head(flow) if version is None else registry.version(flow, version)
+    if found is None:
+        raise VersionNotFoundError(f"{flow} serves no version yet; name one, see `modelflow versions {flow}`")
+    about = [entry for entry in registry.ledger.entries(flow) if found.version in {entry.version, entry.champion}]
+    if as_json:
+        _print([asdict(found) | {"history": [told(entry) for entry in about]}], as_json=True)
+        return
+    facts = {name: value for name, value in asdict(found).items() if name not in {"metrics", "verdict"}}
+    _facts(facts | {f"metric {name}": f"{value:.6g}" for name, value in sorted(found.metrics.items())})
+    if found.verdict is not None:
+        reasons = "; ".join(found.verdict.reasons) or f"{found.verdict.policy} on {found.verdict.rows} rows"
+        figures = {f"gate {name}": f"{value:.6g}" for name, value in sorted(found.verdict.figures.items())}
+        _facts({"verdict": _judged(found), "reason": reasons} | figures)
+    _print([_row(entry) for entry in about], as_json=False)
+
+
+def diff(
+    flow: FlowName,
+    a: Annotated[int, typer.Argument(help="a version")],
+    b: Annotated[int, typer.Argument(help="another one")],
+    as_json: AsJson = False,
+) -> None:
+    """Compare two versions: raw columns, features, weights and figures."""
+    registry = opened(flow)
+    found = difference(registry, registry.version(flow, a), registry.version(flow, b))
+    if as_json:
+        _print([asdict(found)], as_json=True)
+        return
+    _facts(
+        {
+            "features.sql": "changed" if found.features_changed else "the same",
+            "learned rows": f"{found.learned_rows:+,}",
+        }
+        | {f"column {name}": f"{ours} became {theirs}" for name, (ours, theirs) in found.schema.items()}
+        | (
+            {f"weights {name}": change for name, change in found.weights.items()}
+            or {"weights": "the same, bit for bit"}
+        )
+    )
+    metrics = [{"metric": name, str(a): ours, str(b): theirs} for name, (ours, theirs) in found.metrics.items()]
+    _print(metrics, as_json=False)
+
+
+def history(
+    flow: FlowName,
+    last: Annotated[int | None, typer.Option(help="only so many of the newest", min=1)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tell what happened to a flow, from its ledger: when, who, what, why."""
+    entries = opened(flow).ledger.entries(flow, limit=last)
+    _print([told(entry) if as_json else _row(entry) for entry in entries], as_json=as_json)
+
+
+def at(
+    flow: FlowName,
+    time: Annotated[str, typer.Argument(help="an instant such as 2013-10-01T12:00+00:00; without a zone it is UTC")],
+    as_json: AsJson = False,
+) -> None:
+    """Say which version a flow served at a time."""
+    instant = as_instant(time)
+    ledger = opened(flow).ledger
+    made = ledger.at(flow, instant)
+    since = None if made.champion is None else ledger.became(flow, made.champion, until=made.number)
+    answer = {"flow": flow, "time": instant, "version": made.champion, "since": since and since.settled_at}
+    if as_json:
+        _print([answer | {"entry": since and told(since)}], as_json=True)
+    elif since is None:
+        typer.echo(f"{flow} served no version at {instant}")
+    else:
+        typer.echo(f"{flow} served version {made.champion} at {instant}, since {since.settled_at}: {since.why}")
+
+
+def _judged(version: ModelVersion) -> str:
+    return "" if version.verdict is None else "accepted" if version.verdict.accepted else "refused"
+
+
+def _row(entry: Entry) -> dict[str, Any]:
+    moved = f"{entry.before} → {entry.champion}" if entry.before != entry.champion else entry.champion
+    return {
+        "entry": entry.number,
+        "when": entry.settled_at and entry.settled_at.isoformat(timespec="seconds"),
+        "kind": f"{entry.kind} (forced)" if entry.forced else entry.kind,
+        "version": entry.version,
+        "champion": moved,
+        "who": entry.who,
+        "why": entry.why if entry.step in {"done", "abandoned"} else f"{entry.why} (at step {entry.step})",
+    }
+
+
+def _facts(facts: Mapping[str, Any]) -> None:
+    table = Table(show_header=False, box=None)
+    for name, value in facts.items():
+        table.add_row(escape(name), escape(_text(value)))
     Console().print(table)
+
+
+def _print(rows: list[dict[str, Any]], *, as_json: bool) -> None:
+    """Print rows as a table, or as one JSON object per line."""
+    if as_json:
+        for row in rows:
+            typer.echo(json.dumps(row, default=str))
+        return
+    if not rows:
+        typer.echo("nothing yet")
+        return
+    table = Table(*rows[0])
+    for row in rows:
+        table.add_row(*(escape(_text(value)) for value in row.values()))
+    Console().print(table)
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)

@@ -150,14 +150,18 @@ class Ledger:
         """Say whether a version has ever been champion."""
         return self._first(flow, _TABLE.c.step == DONE, _TABLE.c.champion == version).number > 0
 
-    def became(self, flow: str, version: int, *, by_rollback: bool = True) -> Entry:
-        """Return the last transition that made `version` champion; `by_rollback=False` looks past rollbacks."""
+    def became(self, flow: str, version: int, *, by_rollback: bool = True, until: int | None = None) -> Entry:
+        """Return the last transition that made `version` champion.
+
+        `by_rollback=False` looks past rollbacks, `until` past the entries after that one.
+        """
         return self._first(
             flow,
             _TABLE.c.step == DONE,
             _TABLE.c.champion == version,
             sa.func.coalesce(_TABLE.c.champion_before, 0) != version,
             *(() if by_rollback else (_TABLE.c.kind != "rollback",)),
+            *(() if until is None else (_TABLE.c.entry <= until,)),
         )
 
     # -- the lock and the journal --------------------------------------------------------------------------------

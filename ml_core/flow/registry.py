@@ -1,54 +1,28 @@
-"""The registry as a flow: publish, promote, refuse, roll back; and what trainers read from it.
+"""The registry as a flow: publish, promote, refuse, roll back, pin, delete.
 
 MLflow's stages are the truth (None, Staging, Production, Archived); the aliases `challenger`, `champion` and
-`previous` follow them through one operation, which every transition goes through:
-
-1. finish the transition that an interrupted process left open in the ledger;
-2. complete what a person moved in MLflow since, and write it into the ledger as theirs;
-3. decide on what stands where now, write what is wanted into the ledger, which locks the flow, and carry it out.
-
-Nothing is moved into Production that was not verified a moment before, whoever wants it.
+`previous` follow them through one operation (`ml_core.flow.transitions`). Nothing is moved into Production that was not
+verified a moment before.
 """
 
-import random
-import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from getpass import getuser
 from pathlib import Path
-from socket import gethostname
 
-from ml_core.clock import Clock, SystemClock
-from ml_core.errors import (
-    FlowBusyError,
-    HeadMovedError,
-    ModelFlowError,
-    PackageError,
-    PromotionError,
-    RegistryError,
-    VersionNotFoundError,
-)
-from ml_core.flow import steps
-from ml_core.flow.ledger import ABANDONED, Entry, Ledger
-from ml_core.flow.moves import people_move
-from ml_core.flow.package import MANIFEST, Package, file_digest, verify_package
-from ml_core.flow.shelf import Shelf, Standing, described
-from ml_core.flow.signing import check_signature, sign
-from ml_core.flow.upload import EVALUATION, PACKAGE, finish_interrupted, upload
+from ml_core.errors import HeadMovedError, PromotionError
+from ml_core.flow.ledger import Entry
+from ml_core.flow.package import MANIFEST, file_digest
+from ml_core.flow.shelf import Standing
+from ml_core.flow.signing import sign
+from ml_core.flow.transitions import Transitions
+from ml_core.flow.upload import finish_interrupted, upload
 from ml_core.flow.verdict import Verdict
 from ml_core.flow.version import ModelVersion
+from ml_core.flow.versions import described
 from ml_core.project import Project
 
-_ALL = 200_000  # MLflow's own limit of one search
-_PENDING_AMONG = 200
-_WAIT_S, _PAUSE_S = 180.0, 0.02
 
-Decision = Callable[[Entry, Standing], Entry | None]
-
-
-class Registry:
+class Registry(Transitions):
     """The flows of one MLflow registry.
 
     Parameters
@@ -63,91 +37,6 @@ class Registry:
         Signs what is published, and is required of what is moved into Production.
     clock : Clock
     """
-
-    def __init__(
-        self,
-        tracking_uri: str,
-        *,
-        ledger_uri: str | None = None,
-        artifacts: str | None = None,
-        signing_key: bytes | None = None,
-        clock: Clock | None = None,
-    ) -> None:
-        self.tracking_uri = tracking_uri
-        self.who = f"{getuser()}@{gethostname()}"
-        self._clock = clock or SystemClock()
-        self._shelf = Shelf(tracking_uri, artifacts=artifacts)
-        self._key = signing_key
-        self._ledger_uri = ledger_uri or tracking_uri
-        self._ledger: Ledger | None = None
-
-    @property
-    def ledger(self) -> Ledger:
-        """The history of every flow; opened when it is first asked for."""
-        if self._ledger is None:
-            self._ledger = Ledger(self._ledger_uri, clock=self._clock)
-        return self._ledger
-
-    # -- what is asked -------------------------------------------------------------------------------------------
-
-    def head(self, flow: str) -> ModelVersion | None:
-        """Return the newest accepted version, the one in Production; None for a flow without one."""
-        found = self._shelf.in_production(flow)
-        return None if found is None else described(found)
-
-    def version(self, flow: str, number: int) -> ModelVersion:
-        """Return one version; raise VersionNotFoundError when there is none of that number."""
-        found = self._shelf.find(flow, number)
-        if found is None:
-            raise VersionNotFoundError(f"{flow} has no version {number}; see `modelflow versions {flow}`")
-        return described(found)
-
-    def versions(self, flow: str, *, newest: int = _ALL) -> list[ModelVersion]:
-        """Return the `newest` versions that the flow published, or all, oldest first."""
-        found = [each for each in self._shelf.newest(flow, newest) if "manifest_sha256" in each.tags]
-        return [described(each) for each in found[::-1]]
-
-    def pending(self, flow: str) -> list[ModelVersion]:
-        """Return the versions that wait to be judged, oldest first, among the newest 200."""
-        newest = self.versions(flow, newest=_PENDING_AMONG)
-        return [version for version in newest if version.verdict is None and version.stage == "None"]
-
-    def standing(self, flow: str) -> Standing:
-        """Return what MLflow shows of the flow's stages and aliases now."""
-        return self._shelf.standing(flow)
-
-    def flows(self) -> list[str]:
-        """Return the names of all registered models."""
-        return [str(model.name) for model in self._shelf.flows()]
-
-    def download(self, version: ModelVersion, directory: Path) -> Path:
-        """Fetch a version's whole package, trainer state included, into `directory`; return the package's folder."""
-        return self._shelf.fetch(version.mlflow_run_id, PACKAGE, directory)
-
-    def download_evaluation(self, version: ModelVersion, directory: Path) -> Path:
-        """Fetch the evidence a version was published with into `directory`; return its folder."""
-        return self._shelf.fetch(version.mlflow_run_id, EVALUATION, directory)
-
-    @contextmanager
-    def proved(self, version: ModelVersion) -> Iterator[Package]:
-        """Fetch a version's package and prove it as a predictor does; it is there while the block runs.
-
-        Raises
-        ------
-        PackageError
-            It is not whole, was altered, or is not signed with our key.
-        """
-        if self._key is not None:
-            check_signature(version.flow, version.version, version.manifest_sha256, version.signature, key=self._key)
-        with tempfile.TemporaryDirectory(prefix="modelflow-prove-") as scratch:
-            directory = self.download(version, Path(scratch))
-            yield verify_package(directory, expect_digest=version.manifest_sha256)
-
-    def run_url(self, version: ModelVersion) -> str:
-        """Return where a person sees the version's run, or its address where there is no server."""
-        return self._shelf.run_url(version.mlflow_run_id)
-
-    # -- what is done --------------------------------------------------------------------------------------------
 
     def publish(
         self,
@@ -314,109 +203,6 @@ class Registry:
         if before.open:
             made.insert(0, before)
         return done + [f"{entry.kind} of version {entry.version} by {entry.who}: {entry.why}" for entry in made]
-
-    # -- the one operation ---------------------------------------------------------------------------------------
-
-    def _move(self, flow: str, version: int, decide: Decision, who: str | None) -> Entry:
-        """Operate after proving the version that is to serve."""
-        with self.proved(self.version(flow, version)):
-            pass
-        return self._operate(flow, decide, who)
-
-    def _operate(self, flow: str, decide: Decision, who: str | None = None) -> Entry:
-        """Bring the flow into order, then carry out what `decide` wants of it; return the last transition made."""
-        deadline = time.monotonic() + _WAIT_S
-        while True:
-            last, newest = self._settled(flow, deadline)
-            seen = self._shelf.standing(flow, {last.champion, last.challenger, last.previous})
-            theirs = people_move(last, seen)
-            wanted = decide(last, seen) if theirs is None else self._verified(theirs, last)
-            if wanted is None:
-                return last
-            if theirs is None:
-                wanted = replace(wanted, who=who or self.who)
-            held = self.ledger.begin(wanted, after=newest)
-            if held is not None:
-                made = self._carry_out(held)
-                if theirs is None:
-                    return made
-
-    def _settled(self, flow: str, deadline: float | None = None) -> tuple[Entry, Entry]:
-        """Return the last transition made and the newest row, after finishing an open one or waiting for its holder.
-
-        Unless the last transition is the newest row, what follows was abandoned. Whoever inserts after that row knows
-        that nothing came in between.
-        """
-        deadline = deadline or time.monotonic() + _WAIT_S
-        while (newest := self.ledger.newest(flow)).open:
-            if time.monotonic() > deadline:
-                raise FlowBusyError(
-                    f"{flow}: expected entry {newest.number} of the ledger ({newest.kind} of version {newest.version}"
-                    f" by {newest.who}) settled within {_WAIT_S:.0f} s, found it at step {newest.step!r}; try again"
-                )
-            if (taken := self.ledger.take_over(newest)) is not None:
-                with suppress(VersionNotFoundError):  # it is abandoned then, and the ledger says why
-                    self._carry_out(taken)
-            else:
-                time.sleep(_PAUSE_S * random.uniform(0.5, 2.0))  # noqa: S311 - waiters must not march in step
-        return (newest if newest.step != ABANDONED else self.ledger.last(flow)), newest
-
-    def _carry_out(self, held: Entry) -> Entry:
-        """Make the steps of a held entry, from the one it stands at, and settle it."""
-        try:
-            for name, make in steps.of(held, self._shelf):
-                self.ledger.mark(held, name)
-                make()
-            return self.ledger.settle(held)
-        except VersionNotFoundError as error:
-            self.ledger.settle(held, step=ABANDONED, why=f"{held.why}; abandoned, a version is gone: {error}")
-            raise
-        except FlowBusyError:
-            raise
-        except BaseException:
-            self.ledger.release(held)
-            raise
-
-    def _verified(self, theirs: Entry, last: Entry) -> Entry:
-        """Return a person's move as it is to be carried out: undone when the version they want served is not whole."""
-        if theirs.champion in {None, last.champion}:
-            return theirs
-        try:
-            with self.proved(self.version(theirs.flow, int(theirs.champion or 0))):
-                return theirs
-        except (PackageError, RegistryError) as error:
-            if isinstance(error, ModelFlowError) and error.retryable and not isinstance(error, VersionNotFoundError):
-                raise
-            stays = last.champion if last.champion and self._shelf.find(last.flow, last.champion) else None
-            return replace(
-                self._same(last),
-                kind="restore",
-                version=theirs.champion,
-                champion=stays,
-                who=self.who,
-                why=f"{theirs.who}: {theirs.why}, but version {theirs.champion} is not whole: {error}",
-            )
-
-    @staticmethod
-    def _same(last: Entry) -> Entry:
-        """Return an entry that changes nothing."""
-        return Entry(
-            last.flow,
-            before=last.champion,
-            champion=last.champion,
-            challenger=last.challenger,
-            previous=last.previous,
-        )
-
-    def _champion(self, last: Entry, version: int) -> Entry:
-        """Return an entry after which `version` is champion."""
-        return replace(
-            self._same(last),
-            version=version,
-            champion=version,
-            challenger=None if last.challenger == version else last.challenger,
-            previous=last.champion,
-        )
 
 
 def registry_of(project: Project) -> Registry:

@@ -5,40 +5,24 @@ our own tree. What is asked often costs the same however many versions a flow ha
 `get_latest_versions` load every one of them and are avoided.
 """
 
-import json
-import random
-import time
 import warnings
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion as MlflowVersion
-from mlflow.environment_variables import (
-    MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR,
-    MLFLOW_HTTP_REQUEST_MAX_RETRIES,
-    MLFLOW_HTTP_REQUEST_TIMEOUT,
-    MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT,
-)
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-from ml_core.errors import RegistryDownError, RegistryError, VersionNotFoundError
-from ml_core.flow.verdict import Verdict
-from ml_core.flow.version import ModelVersion
+from ml_core.errors import RegistryError
+from ml_core.flow.asking import Asking
 
 ALIASES = ("champion", "challenger", "previous")
 
-_TIMEOUT_S, _RETRIES = 30, 2
-_BUSY_ATTEMPTS, _BUSY_PAUSE_S = 40, 0.05
 _PAGE = 100
-_MISSING = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
-_Answer = TypeVar("_Answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +47,7 @@ class Standing:
     known: frozenset[int] = frozenset()
 
 
-class Shelf:
+class Shelf(Asking):
     """The registered models of one MLflow registry.
 
     Parameters
@@ -76,22 +60,12 @@ class Shelf:
     """
 
     def __init__(self, tracking_uri: str, *, artifacts: str | None = None) -> None:
-        # MLflow's defaults would block for minutes on a server that is gone
-        for variable, value in (
-            (MLFLOW_HTTP_REQUEST_TIMEOUT, _TIMEOUT_S),
-            (MLFLOW_HTTP_REQUEST_MAX_RETRIES, _RETRIES),
-            (MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR, False),
-            (MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT, True),
-        ):
-            if not variable.is_set():  # type: ignore[no-untyped-call]  # MLflow ships no types for these two
-                variable.set(value)  # type: ignore[no-untyped-call]
-        self.tracking_uri = tracking_uri
         self._artifacts = None if tracking_uri.startswith("http") else artifacts
         if tracking_uri.startswith("sqlite:///"):
             folder = Path(tracking_uri.removeprefix("sqlite:///")).absolute().parent
             folder.mkdir(parents=True, exist_ok=True)
             self._artifacts = artifacts or (folder / "artifacts").as_uri()
-        self.client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+        super().__init__(tracking_uri)
 
     # -- reading -------------------------------------------------------------------------------------------------
 
@@ -271,34 +245,6 @@ class Shelf:
         found = self.ask(lambda: self.client.get_experiment_by_name(flow))
         return None if found is None else str(found.experiment_id)
 
-    def ask(self, call: Callable[[], _Answer], **missing: Any) -> _Answer | Any:
-        """Make a call; `missing=...` is the answer for something that is not there, which is an error otherwise."""
-        with self.reported():
-            for attempt in range(_BUSY_ATTEMPTS):
-                try:
-                    return call()
-                except MlflowException as error:
-                    if error.error_code in _MISSING and "missing" in missing:
-                        return missing["missing"]
-                    if error.error_code != "TEMPORARILY_UNAVAILABLE" or attempt == _BUSY_ATTEMPTS - 1:
-                        raise
-                    time.sleep(_BUSY_PAUSE_S * random.uniform(0.5, 1.5))  # noqa: S311 - writers must not march in step
-        raise AssertionError("the last attempt returns or raises")
-
-    @contextmanager
-    def reported(self) -> Iterator[None]:
-        """Turn MLflow's one exception class into ours."""
-        try:
-            yield
-        except MlflowException as error:
-            down = (
-                error.error_code == "TEMPORARILY_UNAVAILABLE" or "Max retries" in str(error) or "refused" in str(error)
-            )
-            kind = RegistryDownError if down else RegistryError
-            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-                kind = VersionNotFoundError
-            raise kind(f"{self.tracking_uri}: {error}") from error
-
 
 @contextmanager
 def _stages_on_purpose() -> Iterator[None]:
@@ -306,35 +252,3 @@ def _stages_on_purpose() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         yield
-
-
-def described(found: MlflowVersion) -> ModelVersion:
-    """Return a version as a flow publishes them; raise RegistryError for one that no flow published."""
-    tags: dict[str, Any] = dict(found.tags)
-    try:
-        return ModelVersion(
-            flow=found.name,
-            version=int(found.version),
-            stage=str(found.current_stage),
-            kind=tags["kind"],
-            parent=int(tags["parent"]) if tags.get("parent") else None,
-            watermark=int(json.loads(tags["watermark"])["examples"]),
-            trained_through=datetime.fromisoformat(tags["trained_through"]),
-            feature_fingerprint=tags["feature_fingerprint"],
-            manifest_sha256=tags["manifest_sha256"],
-            dagster_run_id=tags.get("dagster_run_id", ""),
-            mlflow_run_id=str(found.run_id),
-            source=str(found.source),
-            metrics=json.loads(tags["metrics"]),
-            verdict=Verdict.from_json(tags["verdict"]) if tags.get("verdict") else None,
-            resume_at=int(tags["resume_at"]) if tags.get("resume_at") else None,
-            pinned=tags.get("pinned", ""),
-            signature=tags.get("manifest_hmac", ""),
-            created_at=datetime.fromtimestamp(found.creation_timestamp / 1_000, UTC),
-            pipeline_fingerprint=tags.get("pipeline_fingerprint", ""),
-        )
-    except (KeyError, ValueError) as error:
-        raise RegistryError(
-            f"{found.name} version {found.version}: expected the tags of a flow's version, found {sorted(tags)}"
-            f" ({error!r}); it was not published by a flow"
-        ) from error

@@ -1,4 +1,4 @@
-"""`modelflow check` and `modelflow run`: a flow tried out, and a flow trained here and now, without Dagster."""
+"""`modelflow check`, `run` and `promote`: a flow tried out, trained here and now, and judged, without Dagster."""
 
 import json
 from dataclasses import asdict
@@ -9,6 +9,8 @@ import typer
 from ml_core.clock import SystemClock
 from ml_core.data.ingest import take_in_all
 from ml_core.data.store import FeatureStore
+from ml_core.flow.cli import AsJson, FlowName, opened
+from ml_core.flow.moving import say
 from ml_core.flow.registry import registry_of
 from ml_core.project import load_project
 from ml_core.training.full import train_full
@@ -51,4 +53,28 @@ def run(
         typer.echo(f"it is in Production: modelflow serve {found.address} --tracking-uri {project.tracking_uri}")
     else:
         typer.echo(f"the gate refused it: {'; '.join(verdict.reasons)}")
+        raise typer.Exit(1)
+
+
+def promote(
+    flow: FlowName,
+    version: Annotated[int, typer.Argument(help="its number")],
+    force: Annotated[bool, typer.Option("--force", help="past the gate, never past the verification")] = False,
+    reason: Annotated[str, typer.Option(help="why the gate must not decide; recorded in the ledger")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Let the gate judge a version, and serve it when it is accepted; or serve it by force, with a reason."""
+    registry = opened(flow)
+    if force != bool(reason.strip()):
+        raise typer.BadParameter("expected --force and --reason together, or neither: the gate decides then")
+    if force:
+        say(registry.force_promote(flow, version, reason=reason), as_json=as_json)
+        return
+    found = registry.version(flow, version)
+    if found.stage != "Production":
+        judge_and_promote(load_project().flow(flow), registry, found)
+    entry = registry.ledger.last(flow)
+    say(entry, as_json=as_json)
+    if entry.kind == "refuse":
+        typer.echo(f"the gate refused it: {entry.why}", err=True)
         raise typer.Exit(1)
