@@ -15,8 +15,21 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ml_core.errors import InputError
+from ml_core.learners.compiled import kernel
 from ml_core.pipeline.hashing import hash_strings
 from ml_core.project import nearest
+
+
+@kernel
+def _widen(numbers, out):  # type: ignore[no-untyped-def]
+    """Copy float32 into float64; return the row of an infinity, or -1 where there is none."""
+    infinite = -1
+    for row in range(numbers.size):
+        out[row] = numbers[row]
+        if np.isinf(out[row]) and infinite < 0:
+            infinite = row
+    return infinite
+
 
 Rows: TypeAlias = pa.Table | pa.RecordBatch
 
@@ -93,10 +106,26 @@ def _text(name: str, array: Any) -> Text:
         array = array.cast(plain)
     if not (pa.types.is_string(plain) or pa.types.is_large_string(plain) or pa.types.is_string_view(plain)):
         raise InputError(f"expected strings in column {name!r}, found {array.type}")
-    if pa.types.is_dictionary(array.type) and not array.null_count and not array.dictionary.null_count:
-        return Text(pa.DictionaryArray.from_arrays(array.indices, array.dictionary.cast(pa.large_string())))
+    if pa.types.is_dictionary(array.type):
+        return Text(_without_nulls(array))
     strings = array.cast(pa.large_string())
     return Text(pc.fill_null(strings, "") if strings.null_count else strings)
+
+
+def _without_nulls(array: pa.DictionaryArray) -> pa.DictionaryArray:
+    """Return a dictionary array of distinct strings, in which a missing one is "" too."""
+    words, places = array.dictionary.cast(pa.large_string()), array.indices
+    if words.null_count:
+        merged = pc.fill_null(words, "").dictionary_encode()
+        if len(merged.dictionary) < len(words):  # it held "" as well
+            places = merged.indices.take(places)
+        words = merged.dictionary
+    if places.null_count:
+        empty = pc.index(words, "").as_py()
+        if empty < 0:
+            empty, words = len(words), pa.concat_arrays([words, pa.array([""], words.type)])
+        places = pc.fill_null(places.cast(pa.int64()), empty)
+    return pa.DictionaryArray.from_arrays(places, words)
 
 
 def _numbers(name: str, array: Any) -> NDArray[np.float64]:
@@ -105,9 +134,11 @@ def _numbers(name: str, array: Any) -> NDArray[np.float64]:
     if not (pa.types.is_floating(array.type) or pa.types.is_integer(array.type) or pa.types.is_null(array.type)):
         raise InputError(f"expected numbers in column {name!r}, found {array.type}")
     numbers = array.cast(pa.float32(), safe=False).to_numpy(zero_copy_only=False)
-    if np.isinf(numbers).any():
+    wide = np.empty(numbers.size)
+    infinite = _widen(np.require(numbers, np.float32, ("C", "W")), wide)
+    if infinite >= 0:
         raise InputError(
-            f"expected finite numbers (or NaN for a missing one) in column {name!r}, found"
-            f" {numbers[np.isinf(numbers)][0]} in row {np.flatnonzero(np.isinf(numbers))[0]}"
+            f"expected finite numbers (or NaN for a missing one) in column {name!r}, found {numbers[infinite]} in row"
+            f" {infinite}"
         )
-    return np.asarray(numbers, np.float64)
+    return wide

@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 
 from ml_core.errors import InputError, ProjectError, StateError
 from ml_core.pipeline import PipelineModel
+from ml_core.pipeline.columns import read_columns
+from ml_core.pipeline.hashing import hash_strings
 from tests.pipeline.examples import ESTIMATORS, SCHEMA, STAGES, labels, onnx_scores, pipeline, rows
 
 
@@ -138,6 +140,8 @@ _RESUME = """
 import sys
 from pathlib import Path
 from ml_core.pipeline import PipelineModel
+from ml_core.pipeline.columns import read_columns
+from ml_core.pipeline.hashing import hash_strings
 from tests.pipeline.examples import ESTIMATORS, labels, rows
 
 for place, estimator in enumerate(ESTIMATORS):
@@ -274,6 +278,17 @@ def test_how_strings_are_stored_is_not_information(kind):
     other = PipelineModel.build(pipeline({"name": "FTRLClassifier"}), SCHEMA)
     other.learn(stored, labels())
     assert other.state_digest() == model.state_digest()
+
+
+@pytest.mark.parametrize("words", [["a", None, ""], [None, "a"], ["a", ""], ["a"]])
+def test_a_missing_string_of_a_dictionary_is_the_empty_one(words):
+    """It may be missing among the places, among the words, or both, beside an empty word or without one."""
+    stored = pa.DictionaryArray.from_arrays(pa.array([0, None, len(words) - 1, 0], pa.int8()), pa.array(words))
+    text = read_columns(pa.table({"tail": stored}), {"tail": "string"})["tail"]
+    expected = [word or "" for word in stored.to_pylist()]
+    assert [text.distinct[code] for code in text.codes] == expected
+    assert text.hashes.tolist() == hash_strings(pa.array(expected, pa.large_string())).tolist()
+    assert len(set(text.distinct)) == len(text.distinct)
 
 
 @pytest.mark.parametrize(

@@ -39,9 +39,9 @@ def test_standardise_ends_with_scikit_learns_statistics():
 def test_standardise_sees_only_the_rows_before():
     """A row's own value must not help to place it: at serving it cannot."""
     stage = _stage(stage="standardise", columns=["x"])
-    _, values, _ = _run(stage, _numbers(1.0, 3.0, 5.0, np.nan, 1e6), learn=True)
-    assert values[:, 0].tolist() == pytest.approx([0.0, 0.0, 3.0, 0.0, 8.0])
-    assert values[:, 1].tolist() == [0.0, 0.0, 0.0, 1.0, 0.0]
+    slots, values, _ = _run(stage, _numbers(1.0, 3.0, 5.0, np.nan, 1e6), learn=True)
+    assert values[:, 0].tolist() == pytest.approx([0.0, 0.0, 3.0, 1.0, 8.0])
+    assert slots[:, 0].tolist() == [0, 0, 0, 1, 0]  # a missing number has only its indicator
 
 
 def test_frozen_statistics_never_move_again():

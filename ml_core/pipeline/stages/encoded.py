@@ -20,31 +20,33 @@ _CLIP = 8.0
 
 
 @kernel
-def _scan(values, moments, seen, limit, learn, out):  # type: ignore[no-untyped-def]  # noqa: PLR0917 - a kernel
-    """Fill `out`, (n_rows, 2), with (standardised value or 0, is missing); with `learn`, update after each row.
+def _scan(numbers, moments, seen, limit, learn, slots, values):  # type: ignore[no-untyped-def]  # noqa: PLR0917 - a kernel
+    """Fill one entry per column: (2 c, standardised value), or (2 c + 1, 1) where the number is missing.
 
-    `moments` is (count, mean, sum of squared deviations), kept by Welford's method (1962, Technometrics 4(3)); the
-    first `limit` - `seen` rows are taken in.
+    `numbers` is (n_columns, n_rows). `moments` holds (count, mean, sum of squared deviations) of each column, kept by
+    Welford's method (1962, Technometrics 4(3)); with `learn`, they are updated after each of the first `limit` - `seen`
+    rows.
     """
-    for row in range(values.size):
-        x = values[row]
-        if np.isnan(x):
-            out[row, 0], out[row, 1] = 0.0, 1.0
-            continue
-        scale = np.sqrt(moments[0] / moments[2]) if moments[2] > 0.0 else 0.0
-        out[row, 0], out[row, 1] = min(max((x - moments[1]) * scale, -_CLIP), _CLIP), 0.0
-        if learn and seen + row < limit:
-            moments[0] += 1.0
-            delta = x - moments[1]
-            moments[1] += delta / moments[0]
-            moments[2] += delta * (x - moments[1])
+    for row in range(values.shape[0]):
+        update = learn and seen + row < limit
+        for c in range(numbers.shape[0]):
+            x, count, mean, squares = numbers[c, row], moments[c, 0], moments[c, 1], moments[c, 2]
+            if np.isnan(x):
+                slots[row, c], values[row, c] = 2 * c + 1, 1.0
+                continue
+            delta = x - mean
+            scale = np.sqrt(count / squares) if squares > 0.0 else 0.0
+            slots[row, c], values[row, c] = 2 * c, min(max(delta * scale, -_CLIP), _CLIP)
+            if update:
+                mean += delta / (count + 1.0)
+                moments[c, 0], moments[c, 1], moments[c, 2] = count + 1.0, mean, squares + delta * (x - mean)
 
 
 @dataclass
 class Standardise(Running):
     """Each number becomes its distance from the running mean in running standard deviations, clipped to ±8.
 
-    A missing number stands at the mean and switches an indicator of its own on.
+    A missing number has no distance; it switches an indicator of its own on.
 
     Parameters
     ----------
@@ -62,15 +64,13 @@ class Standardise(Running):
 
     @property
     def n_entries(self) -> int:
-        return 2 * len(self.columns)
+        return len(self.columns)
 
     def transform(
         self, columns: Columns, slots: NDArray[np.int64], values: NDArray[np.float64], *, learn: bool
     ) -> None:
-        slots[:] = np.arange(self.n_slots)
-        for position, name in enumerate(self.columns):
-            out = values[:, 2 * position : 2 * position + 2]
-            _scan(columns[name], self.moments[position], self.seen, self.limit, learn, out)
+        numbers = np.stack([columns[name] for name in self.columns])
+        _scan(numbers, self.moments, self.seen, self.limit, learn, slots, values)
         self.seen += len(values) if learn else 0
 
     def write(self, graph: GraphWriter) -> list[Part]:
