@@ -38,6 +38,10 @@ check: setup ## format, lint, types, import contracts, Dockerfiles, then the tes
 	@echo "==> hadolint"; $(BIN)/hadolint docker/*.Dockerfile
 	@$(MAKE) test
 
+.PHONY: bench-predict
+bench-predict: setup ## rows and batches through the embedded predictor, beside scikit-learn's and Alink's figures
+	@$(BIN)/python -m benchmarks.predict
+
 .PHONY: reference
 reference: setup ## write the generated part of docs/project.md
 	@$(BIN)/python scripts/write_reference.py

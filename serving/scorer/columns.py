@@ -2,7 +2,8 @@
 
 A string column is worked out once per distinct value and then spread over its rows, so Arrow dictionaries are the form
 that costs least; a crossed pair is a few integer operations a row, a number column one bisection and one multiply-add.
-Pure, and nothing is remembered between two calls.
+Pure; of each column the last dictionary is kept with what was made
+of it, because batches of one table share theirs.
 """
 
 import math
@@ -23,18 +24,52 @@ from serving.scorer.piecewise import piecewise
 from serving.scorer.terms import SCALARS, Sum, Term, applied, evaluator
 
 _PLAIN_STRINGS = frozenset({str, type(None)})
+_MOST_UNUSED = 8
+"""A dictionary of more strings than this for each row is cut down to those that occur."""
+
+
+class Dictionary:
+    """The strings that occur in a column, with null as "" last, and what has been made of them."""
+
+    __slots__ = ("_made", "arrow", "strings")
+
+    def __init__(self, arrow: pa.Array) -> None:
+        self.arrow = arrow  # held, so that no other array can come to lie where it does
+        self.strings = np.array([*arrow.to_pylist(), ""], object)
+        self._made: dict[Any, NDArray[Any]] = {}
+
+    def is_of(self, arrow: pa.Array) -> bool:
+        """Say whether these are the strings of an array, by where they lie."""
+        return self.arrow is arrow or (
+            len(self.arrow) == len(arrow)
+            and self.arrow.offset == arrow.offset
+            and [part and part.address for part in self.arrow.buffers()]
+            == [part and part.address for part in arrow.buffers()]
+        )
+
+    def made(self, name: Any, make: Callable[[], NDArray[Any]]) -> NDArray[Any]:
+        """Return what was made of the strings under a name, making it the first time."""
+        if name not in self._made:
+            self._made[name] = make()
+        return self._made[name]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Words:
-    """A string column: the strings that occur, shape (n_distinct,), and which of them each row has, (n_rows,)."""
+    """A string column: a dictionary, and which of its strings each row has, shape (n_rows,)."""
 
-    distinct: NDArray[Any]
+    dictionary: Dictionary
     codes: NDArray[np.integer[Any]]
 
     @classmethod
-    def of(cls, values: Any) -> Self | None:
-        """Read a column; None where it holds anything but strings and nulls."""
+    def of(cls, values: Any, last: Dictionary | None = None) -> Self | None:
+        """Read a column; None where it holds anything but strings and nulls.
+
+        Parameters
+        ----------
+        last : Dictionary, optional
+            The one this column had before, which is used again where it is the same.
+        """
         array = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
         if isinstance(array, pa.ChunkedArray):  # dictionaries that differ from chunk to chunk
             array = pa.concat_arrays(array.unify_dictionaries().chunks)
@@ -45,21 +80,27 @@ class Words:
             array = pa.array(listed, pa.large_string())
         if not isinstance(array, pa.DictionaryArray):
             array = array.dictionary_encode()
-        if len(array.dictionary) > len(array):  # work out only what occurs
+        if len(array.dictionary) > _MOST_UNUSED * len(array):
             array = array.dictionary_decode().dictionary_encode()
-        kind = array.type.value_type
+        kind, indices = array.type.value_type, array.indices
         if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
             return None
         if array.dictionary.null_count:
             return None
-        codes = array.indices.fill_null(len(array.dictionary)).to_numpy(zero_copy_only=False)
-        distinct = array.dictionary.to_pylist()
-        return cls(np.array([*distinct, ""], object), codes)
+        if indices.null_count:
+            indices = indices.cast(pa.int64()).fill_null(len(array.dictionary))
+        same = last is not None and last.is_of(array.dictionary)
+        return cls(last if last is not None and same else Dictionary(array.dictionary), indices.to_numpy())
 
-    def spread(self, work_out: Callable[[NDArray[Any]], NDArray[Any]]) -> NDArray[Any]:
-        """Return what a function makes of each row's string; it is asked once per distinct one."""
-        spread: NDArray[Any] = work_out(self.distinct)[self.codes]
-        return spread
+    def spread(self, name: Any, work_out: Callable[[NDArray[Any]], NDArray[Any]]) -> NDArray[Any]:
+        """Return what a function, known by a name, makes of each row's string; it is asked once per distinct one."""
+        dictionary = self.dictionary
+        made: NDArray[Any] = dictionary.made(name, lambda: work_out(dictionary.strings))[self.codes]
+        return made
+
+    def distinct(self) -> "Words":
+        """Return each string of the dictionary once."""
+        return Words(self.dictionary, np.arange(len(self.dictionary.strings)))
 
 
 class ColumnScorer:
@@ -76,6 +117,7 @@ class ColumnScorer:
     def __init__(self, total: Sum, signature: Mapping[str, str]) -> None:
         self.signature = dict(signature)
         self._total = total
+        self._dictionaries: dict[str, Dictionary] = {}
         self._terms = [
             (columns, evaluator(term, ARRAYS) if signature[columns[0]] == "string" else _number_term(columns[0], term))
             for columns, term in total.terms.items()
@@ -92,22 +134,31 @@ class ColumnScorer:
         read: dict[str, Any] = {}
         try:
             for name, kind in self.signature.items():
-                read[name] = Words.of(columns[name]) if kind == "string" else number_column(name, columns[name])
-                if read[name] is None or len(columns[name]) != len(columns[next(iter(read))]):
-                    return None
-            margin = np.full(len(columns[next(iter(read))]), self._total.bias)
-            for names, worth in self._terms:
-                values = {name: read[name] for name in names}
-                if len(names) == 1 and isinstance(words := read[names[0]], Words):
-                    alone = {names[0]: Words(words.distinct, np.arange(len(words.distinct)))}
-                    margin += worth(alone)[words.codes]
+                if kind == "string":
+                    read[name] = words = Words.of(columns[name], self._dictionaries.get(name))
+                    if words is None:
+                        return None
+                    self._dictionaries[name] = words.dictionary
                 else:
-                    margin += worth(values)
+                    read[name] = number_column(name, columns[name]).astype(np.float32).astype(np.float64)
+            sizes = {len(columns[name]) for name in self.signature}
+            if len(sizes) > 1:
+                return None
+            margin = np.full(sizes.pop(), self._total.bias)
+            for names, worth in self._terms:
+                margin += self._worth(names, worth, read)
         except (KeyError, TypeError, UnicodeEncodeError, pa.ArrowException):
             return None
         if not np.isfinite(margin).all():
             return None
         return (_logistic(margin) if self._total.logistic else margin).astype(np.float32)
+
+    @staticmethod
+    def _worth(names: tuple[str, ...], worth: Term, read: Mapping[str, Any]) -> Any:
+        words = read[names[0]]
+        if len(names) > 1 or not isinstance(words, Words):
+            return worth(read)
+        return words.spread(worth, lambda _: worth({names[0]: words.distinct()}))
 
 
 def _logistic(margin: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -117,20 +168,22 @@ def _logistic(margin: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _number_term(name: str, term: Any) -> Term:
-    exact = evaluator(term, ARRAYS)
-    missing = evaluator(term)({name: math.nan})
     try:
         straight = piecewise(term)
     except NotCoveredError:
-        return lambda columns: exact({name: columns[name].astype(np.float32).astype(np.float64)})
+        return evaluator(term, ARRAYS)
+    missing = evaluator(term)({name: math.nan})
     breaks = np.array(straight.breaks, np.float64)
     slopes, levels = np.array(straight.pieces, np.float64).T.copy()
 
-    def worth(columns: Mapping[str, Any]) -> NDArray[np.float64]:
-        numbers = columns[name].astype(np.float32).astype(np.float64)
-        pieces = np.searchsorted(breaks, numbers)
-        worths: NDArray[np.float64] = np.where(np.isnan(numbers), missing, slopes[pieces] * numbers + levels[pieces])
-        return worths
+    def worth(columns: Mapping[str, Any]) -> Any:
+        numbers = columns[name]
+        # most batches lie within one piece of a scaled column
+        ends = np.searchsorted(breaks, (np.fmin.reduce(numbers), np.fmax.reduce(numbers)))
+        pieces = ends[0] if ends[0] == ends[1] else np.searchsorted(breaks, numbers)
+        worths = slopes[pieces] * numbers + levels[pieces]
+        absent = np.isnan(numbers)
+        return np.where(absent, missing, worths) if absent.any() else worths
 
     return worth
 
@@ -155,13 +208,13 @@ def _hasher() -> onnxruntime.InferenceSession:
 
 
 def _hashes(words: Words) -> NDArray[Any]:
-    return words.spread(lambda distinct: _hasher().run(None, {"texts": distinct})[0])
+    return words.spread(_hashes, lambda strings: _hasher().run(None, {"texts": strings})[0])
 
 
 def _encoded(encoder: tuple[Mapping[str, int], int], text: Term) -> Term:
     places, absent = encoder
     return lambda columns: text(columns).spread(
-        lambda distinct: np.array([places.get(word, absent) for word in distinct], np.int64)
+        id(places), lambda strings: np.array([places.get(word, absent) for word in strings], np.int64)
     )
 
 

@@ -103,10 +103,33 @@ def test_what_no_string_column_takes_is_left_to_the_reading_of_rows(change: dict
     assert column_scores(model, columns) is None
 
 
-def test_a_dictionary_larger_than_the_batch_is_worked_out_only_as_far_as_it_occurs() -> None:
+def test_a_dictionary_much_larger_than_the_batch_is_worked_out_only_as_far_as_it_occurs() -> None:
     """Small batches often come with the dictionary of a whole table."""
     words = pa.array([f"w{n}" for n in range(1000)]).dictionary_encode()
     read = Words.of(words.slice(10, 3))
     assert read is not None
-    assert read.distinct.tolist() == ["w10", "w11", "w12", ""]
-    assert read.spread(lambda distinct: distinct).tolist() == ["w10", "w11", "w12"]
+    assert read.dictionary.strings.tolist() == ["w10", "w11", "w12", ""]
+    assert read.spread("same", lambda strings: strings).tolist() == ["w10", "w11", "w12"]
+
+
+def test_batches_that_share_their_dictionaries_and_batches_that_do_not_score_as_the_graph() -> None:
+    """What was made of one dictionary must never be taken for another's."""
+    model, table = trained(), rows(1200, seed=11)
+    scorer = read_scorers(packed_graph(model.to_onnx(), model.signature), RowReader(model.signature)).columns
+    expected = graph_scores(model, table)
+    shared = {name: as_dictionaries(table.column(name)) for name in model.signature}
+    for start in range(0, 1200, 300):
+        for columns in (
+            {name: column.slice(start, 300) for name, column in shared.items()},
+            {name: as_dictionaries(table.column(name).slice(start, 300)) for name in model.signature},
+        ):
+            assert np.abs(scorer.score(columns) - expected[start : start + 300]).max() < 1e-6
+
+
+def test_a_table_that_is_held_sparsely_scores_as_the_graph() -> None:
+    """Millions of slots of which few were ever touched are not laid out."""
+    model, table = trained(stages=({"stage": "hash", "columns": ["tail"], "bits": 21},)), rows(300, seed=12)
+    expected = graph_scores(model, table)
+    assert np.abs(column_scores(model, {"tail": table.column("tail")}) - expected).max() < 1e-6
+    scorer = read_scorers(packed_graph(model.to_onnx(), model.signature), RowReader(model.signature)).row
+    assert np.abs(np.array([scorer.score(row) for row in table.to_pylist()]) - expected).max() < 1e-6
