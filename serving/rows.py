@@ -216,7 +216,8 @@ def number_column(name: str, values: Any) -> NDArray[np.floating[Any]]:
     if str(getattr(values, "type", "")) in _ARROW_FLOATS:
         values = values.to_numpy(zero_copy_only=False)
     if isinstance(values, np.ndarray) and values.dtype.kind == "f":
-        read = values if np.fmax.reduce(np.abs(values), initial=0.0) <= _FLOAT32_MAX else None
+        largest = float(np.fmax.reduce(np.abs(values), initial=0.0))  # half floats know no such limit
+        read = values if largest <= _FLOAT32_MAX else None
         listed: Sequence[Any] = values.tolist() if read is None else ()
     else:
         listed = _listed(values)
