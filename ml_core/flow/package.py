@@ -194,7 +194,7 @@ def _prove_golden(package: Package) -> None:
     expected = np.array(golden["scores"], np.float64)
     try:
         found = package.score(as_feed(golden["rows"], package.signature)).astype(np.float64)
-    except (onnxruntime.capi.onnxruntime_pybind11_state.OnnxRuntimeException, RuntimeError) as error:
+    except Exception as error:  # onnxruntime's errors have no base of their own
         raise PackageError(f"{path}: the graph failed on the golden rows: {error}") from error
     if found.shape != expected.shape or not np.isfinite(found).all():
         raise PackageError(f"{path}: expected {expected.size} finite scores, found {found}")
