@@ -37,7 +37,7 @@ from ml_core.errors import (
     OverloadedError,
     UnauthorizedError,
 )
-from serving import arrow, inference, wire
+from serving import arrow, inference, openapi, wire
 from serving.access import Tokens
 from serving.board import Peers
 from serving.follower import Follower
@@ -128,6 +128,8 @@ class Sidecar:
             "/version": self._version,
             "/status": self._status,
             "/metrics": lambda: Reply(200, self.telemetry.render(), CONTENT_TYPE),
+            "/openapi.json": lambda: Reply(200, orjson.dumps(self._described())),
+            "/docs": lambda: Reply(200, openapi.page(self._described()), b"text/html; charset=utf-8"),
         }
         self._codecs: dict[str, Callable[[Head], wire.Codec]] = {
             "/invocations": lambda head: arrow.CODEC if arrow.is_arrow(head) else wire.json_codec(head),
@@ -329,6 +331,9 @@ class Sidecar:
     def _status(self) -> Reply:
         status = status_of_follower(self._follower) | {"workers": self.telemetry.workers()}
         return Reply(200, orjson.dumps(status))
+
+    def _described(self) -> dict[str, Any]:
+        return openapi.document(self._follower.address.flow, self._follower.current)
 
     def _metadata(self) -> Reply:
         return Reply(200, inference.metadata(self._served()))
