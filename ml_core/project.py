@@ -179,6 +179,13 @@ class IncrementalTrainingSettings(_Table):
 
     min_rows: int = Field(default=10_000, gt=0, description="this many new labelled rows start a run")
     max_age: Duration | None = Field(default=None, description="or any new rows at all once the head is this old")
+    policy: Literal["continue", "refit"] = Field(
+        default="continue",
+        description="continue the head's exact state, or fit every version anew on a window, for what cannot continue",
+    )
+    window: Duration | None = Field(
+        default=None, description="how much history a refit learns; leave out for that of full_training"
+    )
 
 
 class GateSettings(_Table):

@@ -45,6 +45,9 @@ class ModelVersion:
         When it was registered, by the registry's clock.
     pipeline_fingerprint : str
         The pipeline it was trained as; empty where that was not recorded.
+    way : str
+        How it follows its parent, and is followed: ``online``, row by row and exactly; ``continued``, as far as a
+        library goes; ``refit``, fitted anew on a window of its own.
     """
 
     flow: str
@@ -66,6 +69,7 @@ class ModelVersion:
     signature: str = ""
     created_at: datetime | None = None
     pipeline_fingerprint: str = ""
+    way: str = "online"
 
     @property
     def next_example(self) -> int:

@@ -148,6 +148,7 @@ def described(found: MlflowVersion) -> ModelVersion:
             metrics=json.loads(tags["metrics"]),
             verdict=Verdict.from_json(tags["verdict"]) if tags.get("verdict") else None,
             resume_at=int(tags["resume_at"]) if tags.get("resume_at") else None,
+            way=tags.get("way", "online"),
             pinned=tags.get("pinned", ""),
             signature=tags.get("manifest_hmac", ""),
             pipeline_fingerprint=tags.get("pipeline_fingerprint", ""),

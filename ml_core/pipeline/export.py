@@ -13,9 +13,7 @@ from ml_core.errors import ExportError
 from ml_core.learners.fm import FMState
 from ml_core.learners.linear import LinearState
 from ml_core.pipeline.graph import Dense, GraphWriter, Part, Picked
-
-Parts = Sequence[tuple[Part, int, int]]
-"""What the stages wrote, each with the range of slots it speaks of."""
+from ml_core.pipeline.parts import Parts
 
 
 def write_learner(graph: GraphWriter, parts: Parts, state: Any) -> bytes:
@@ -27,18 +25,23 @@ def write_learner(graph: GraphWriter, parts: Parts, state: Any) -> bytes:
         No formula is written here for this kind of state.
     """
     if isinstance(state, FMState):
-        margin = graph.add("Add", _linear(graph, parts, state.linear), _pairs(graph, parts, state))
+        linear = _linear(graph, parts, state.linear.weights())
+        margin = graph.add("Add", linear, _pairs(graph, parts, state))
         return graph.finish(graph.add("Sigmoid", margin))
     if not isinstance(state, LinearState):
         raise ExportError(f"expected a linear learner or a factorization machine, found {type(state).__name__}")
-    margin = _linear(graph, parts, state)
-    if state.link == "softmax":
-        return graph.finish(graph.add("Softmax", margin, axis=-1), width=state.n_outputs)
-    return graph.finish(graph.add("Sigmoid", margin) if state.link == "logistic" else margin)
+    return write_linear(graph, parts, state.weights(), state.link)
 
 
-def _linear(graph: GraphWriter, parts: Parts, state: LinearState) -> str:
-    weights = state.weights()
+def write_linear(graph: GraphWriter, parts: Parts, weights: NDArray[np.float64], link: str) -> bytes:
+    """Finish `graph` with a linear model: weights of shape (n_slots + 1, n_outputs), intercept last."""
+    margin = _linear(graph, parts, weights)
+    if link == "softmax":
+        return graph.finish(graph.add("Softmax", margin, axis=-1), width=weights.shape[1])
+    return graph.finish(graph.add("Sigmoid", margin) if link == "logistic" else margin)
+
+
+def _linear(graph: GraphWriter, parts: Parts, weights: NDArray[np.float64]) -> str:
     margin = graph.constant(weights[-1])
     for part, start, stop in parts:
         margin = graph.add("Add", margin, _weighed(graph, part, weights[start:stop]))

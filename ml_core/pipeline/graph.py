@@ -5,14 +5,17 @@ to (n_columns, n), so the cost of scoring a row hardly grows with the number of 
 computed in double. A missing string is "", a missing number NaN. The same state gives the same bytes.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx
+import onnx.compose
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+
+from ml_core.errors import ExportError
 
 OPSETS = {"": 18, "com.microsoft": 1, "ai.onnx.ml": 3}
 IR_VERSION = 9
@@ -49,6 +52,7 @@ class GraphWriter:
         self._nodes: list[onnx.NodeProto] = []
         self._constants: dict[tuple[Any, ...], onnx.TensorProto] = {}
         self._sparse: list[onnx.SparseTensorProto] = []
+        self._spliced: list[Sequence[onnx.TensorProto]] = []
         self._made: dict[Any, str] = {}
         self._matrix: str | None = None
 
@@ -110,6 +114,47 @@ class GraphWriter:
         chosen = self._rows_of(self._numbers(), self._floats, columns)
         return chosen, self.add("IsNaN", chosen)
 
+    def texts(self, columns: Iterable[str]) -> str:
+        """Return string columns as a tensor of shape [n_columns, n]."""
+        return self._rows_of(self._stacked(self._texts), self._texts, columns)
+
+    def turned(self, tensor: str) -> str:
+        """Return a matrix with its axes exchanged: [n_columns, n] to [n, n_columns], or back."""
+        return self.add("Transpose", tensor, perm=[1, 0])
+
+    def splice(self, model: onnx.ModelProto, tensor: str, output: str) -> str:
+        """Add what another writer's graph with one input computes of `tensor`; return its tensor `output`.
+
+        Nodes that `output` does not need are left out, and so are the types the graph declares.
+
+        Raises
+        ------
+        ExportError
+            It needs operators of a domain, or of a release, that this graph does not have.
+        """
+        for opset in model.opset_import:
+            if opset.version > OPSETS.get(opset.domain, 0) and any(
+                node.domain == opset.domain for node in model.graph.node
+            ):
+                raise ExportError(f"expected ONNX operators up to {OPSETS}, found {opset.domain!r} {opset.version}")
+        prefix = f"part{len(self._spliced)}_"
+        (given,) = (each.name for each in model.graph.input)
+        needed, kept = {output}, []
+        for node in reversed(model.graph.node):
+            if needed.intersection(node.output):
+                needed |= set(node.input) | _outer(node)
+                kept.append(node)
+        part = onnx.ModelProto()
+        part.CopyFrom(model)
+        del part.graph.node[:], part.graph.initializer[:], part.graph.value_info[:]
+        part.graph.node.extend(reversed(kept))
+        part.graph.initializer.extend(each for each in model.graph.initializer if each.name in needed)
+        part = onnx.compose.add_prefix(part, prefix)
+        self._nodes.append(helper.make_node("Identity", [tensor], [prefix + given]))
+        self._nodes.extend(part.graph.node)
+        self._spliced.append(part.graph.initializer)
+        return prefix + output
+
     def replace_numbers(self, tensor: str, columns: Iterable[str]) -> None:
         """Let later stages see the rows of `tensor`, shape [n_columns, n], in place of `columns`."""
         changed = tuple(columns)
@@ -133,7 +178,7 @@ class GraphWriter:
             "pipeline_model",
             [helper.make_tensor_value_info(name, kinds[kind], ["n"]) for name, kind in self._signature.items()],
             [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, shape)],
-            list(self._constants.values()),
+            [*self._constants.values(), *(each for part in self._spliced for each in part)],
             sparse_initializer=self._sparse,
         )
         used = {""} | {node.domain for node in self._nodes}
@@ -155,3 +200,9 @@ class GraphWriter:
         if wanted == every:
             return matrix
         return self.add("Gather", matrix, self.constant(np.array([every.index(name) for name in wanted], np.int64)))
+
+
+def _outer(node: onnx.NodeProto) -> set[str]:
+    """Return the names that the bodies inside a node may take from around it."""
+    bodies = [each.g for each in node.attribute if each.type == onnx.AttributeProto.GRAPH]
+    return {name for body in bodies for inner in body.node for name in {*inner.input, *_outer(inner)}}

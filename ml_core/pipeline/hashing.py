@@ -67,14 +67,15 @@ def hash_strings(strings: pa.LargeStringArray) -> NDArray[np.int64]:
     return out
 
 
-def mix_of(*fields: str) -> tuple[tuple[int, ...], int]:
-    """Return the odd factors, one per field, and the salt that place a field, or a cross of fields.
+def mix_of(*fields: str, seed: int = 0) -> tuple[tuple[int, ...], int]:
+    """Return the odd factors, one per field, and the salt that place a field, or a cross of fields, under a seed.
 
     The slot of hashes ``h`` is ``(sum(factors * h) + salt) mod size``; with factors below 2**30 and at most two
     fields nothing overflows 63 bits.
     """
     name = "\x1f".join(fields)
     factors = tuple(
-        hash_bytes(f"{position}:{name}".encode(), seed=_SEED_FACTOR) >> 2 | 1 for position in range(len(fields))
+        hash_bytes(f"{position}:{name}".encode(), seed=_SEED_FACTOR + 2 * seed) >> 2 | 1
+        for position in range(len(fields))
     )
-    return factors, hash_bytes(name.encode(), seed=_SEED_SALT)
+    return factors, hash_bytes(name.encode(), seed=_SEED_SALT + 2 * seed)

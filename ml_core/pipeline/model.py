@@ -1,32 +1,34 @@
-"""The pipeline model: stages and a learner that are trained, saved, resumed and exported together.
+"""The pipeline model: stages and an estimator that are trained, saved, resumed and exported together.
 
 Its invariant: whatever way rows are batched, learning them in the same order gives the same bits, and a model that
 was saved and loaded continues as if it had never stopped. Prediction is pure. A refused batch changes nothing.
+Parts of other libraries keep less of it, each as far as its library goes, and `way` says how far that is.
 """
 
-import dataclasses
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import sparse
 
 from ml_core.errors import InputError, ProjectError, StateError
 from ml_core.learners.linear import Csr
 from ml_core.pipeline.columns import Columns, Rows, hash_ahead, read_columns
-from ml_core.pipeline.estimator import build_estimator
-from ml_core.pipeline.export import write_learner
+from ml_core.pipeline.estimator import build_head
 from ml_core.pipeline.graph import GraphWriter
-from ml_core.pipeline.stages import build_stage
+from ml_core.pipeline.rehearsal import rehearse
+from ml_core.pipeline.stages import Foreign, build_stage
 from ml_core.pipeline.state import Arrays, digest_of, read_state, write_state
 from ml_core.project import PipelineSettings
 
 
 class PipelineModel:
-    """Feature transforms and an online learner as one model.
+    """Feature transforms and an estimator as one model.
 
     Build one with `PipelineModel.build`, or `load` a saved one.
 
@@ -38,21 +40,27 @@ class PipelineModel:
         The raw columns in use, in the feature table's order, each ``string`` or ``float``.
     n_trained : int
         Rows learned since the model was new.
+    stages : tuple of Stage
+    foreign : list of Foreign
+        Those among them that are another library's.
+    head : Head
+        The estimator.
     """
 
     def __init__(self, settings: PipelineSettings, schema: Mapping[str, str]) -> None:
-        self._stages = tuple(build_stage(spec, schema) for spec in settings.stages)
-        used = {name for stage in self._stages for name in stage.inputs}
+        self.stages = tuple(build_stage(spec, schema) for spec in settings.stages)
+        self.head = build_head(settings.estimator)
+        used = {name for stage in self.stages for name in stage.inputs}
         self.settings = settings
         self.signature = {name: kind for name, kind in schema.items() if name in used}
         self.n_trained = 0
-        self._hashed = {name for stage in self._stages if stage.hashes for name in stage.inputs}
-        self._slot_bounds = np.cumsum([0, *(stage.n_slots for stage in self._stages)]).tolist()
-        self._entry_bounds = np.cumsum([0, *(stage.n_entries for stage in self._stages)]).tolist()
-        if not self._entry_bounds[-1]:
+        self._hashed = {name for stage in self.stages if stage.hashes for name in stage.inputs}
+        self.foreign = [stage for stage in self.stages if isinstance(stage, Foreign)]
+        for stage in self.stages:
+            stage.keeps_missing = self.head.takes_missing
+        if not any(stage.n_entries for stage in self.stages) and all(part.into != "row" for part in self.foreign):
             raise ProjectError("pipeline.stages: none of them makes an entry of the row; add standardise or hash")
-        self._estimator, self._n_classes = build_estimator(settings.estimator)
-        self._state = self._estimator.start(self._slot_bounds[-1], self._n_classes)
+        self._lay_out()
 
     @classmethod
     def build(cls, settings: PipelineSettings, schema: Mapping[str, str]) -> Self:
@@ -69,13 +77,78 @@ class PipelineModel:
         ------
         ProjectError
             A stage, a key, a column or the estimator does not exist; the nearest valid name is given.
+        ExportError
+            A stage or the estimator cannot be fitted or written as a graph that scores as it does; it is named.
         """
-        return cls(settings, schema)
+        model = cls(settings, schema)
+        if model.foreign or model.head.fits:
+            rehearse(model)
+        return model
 
     @property
     def n_classes(self) -> int:
         """How many classes it tells apart; 0 where it predicts a number."""
-        return self._n_classes
+        return self.head.n_classes
+
+    @property
+    def fits(self) -> bool:
+        """Whether `fit` has to come before the first `learn` or `predict`."""
+        return bool(self.foreign) or self.head.fits
+
+    @property
+    def way(self) -> Literal["online", "continued", "refit"]:
+        """How it learns from new rows alone.
+
+        ``online`` row by row and exactly; ``continued`` as far as a library does, a batch at a time; ``refit`` not at
+        all: its successor is fitted anew, and its own state is only its graph.
+        """
+        if self.hindrance is not None:
+            return "refit"
+        return "online" if self.head.exact and all(stage.exact for stage in self.stages) else "continued"
+
+    @property
+    def by_row(self) -> bool:
+        """Whether the estimator scores each row of a batch, then learns it, rather than the batch as a whole."""
+        return self.head.exact
+
+    @property
+    def hindrance(self) -> str | None:
+        """What cannot learn from new rows alone, and why; None where everything can."""
+        for position, stage in enumerate(self.stages):
+            if stage.hindrance is not None:
+                return f"pipeline.stages[{position}] {stage.kind!r} cannot learn from new rows alone: {stage.hindrance}"
+        if self.head.hindrance is not None:
+            return f"pipeline.estimator {self.head.name!r} cannot learn from new rows alone: {self.head.hindrance}"
+        return None
+
+    def counts(self) -> dict[str, int]:
+        """Return what the stages counted of the rows learned, such as ``onehot_turned_away``."""
+        total: dict[str, int] = {}
+        for stage in self.stages:
+            for name, count in stage.counts().items():
+                total[f"{stage.kind}_{name}"] = total.get(f"{stage.kind}_{name}", 0) + count
+        return total
+
+    def fit(self, rows: Rows, labels: ArrayLike) -> Self:
+        """Forget everything, then learn the rows as one batch.
+
+        Stages are fitted on all rows, each on what those before it make of them, then the estimator. An online learner
+        that starts from nothing learns them row by row behind the fitted parts, as `learn` does.
+
+        Parameters
+        ----------
+        rows, labels
+            As for `learn`; all in memory at once.
+
+        Raises
+        ------
+        InputError
+            As for `learn`, or a library refused the rows. The model is unchanged.
+        """
+        fresh = type(self)(self.settings, self.signature)
+        fresh._fit(*fresh._read(rows, labels))  # noqa: SLF001 - another of itself
+        self.__dict__ = fresh.__dict__
+        return self
 
     def learn(self, rows: Rows, labels: ArrayLike) -> NDArray[np.float64]:
         """Score each row, then learn it, in order.
@@ -136,12 +209,12 @@ class PipelineModel:
 
     def predict(self, rows: Rows) -> NDArray[np.float64]:
         """Return the score of each row, shaped as `learn` does; raise InputError as it does."""
-        return self._state.score(self._entries(read_columns(rows, self.signature), rows.num_rows, learn=False))
+        return self.head.score(self._entries(read_columns(rows, self.signature), rows.num_rows, learn=False))
 
     def predict_proba(self, rows: Rows) -> NDArray[np.float64]:
         """Return P(label = 1) of each row, shape (n_rows,); with more classes all of them, (n_rows, n_classes)."""
-        if not self._n_classes:
-            raise InputError(f"{type(self._estimator).__name__} predicts a number, not a probability: use predict")
+        if not self.head.n_classes:
+            raise InputError(f"{self.head.name} predicts a number, not a probability: use predict")
         return self.predict(rows)
 
     def to_onnx(self) -> bytes:
@@ -149,10 +222,10 @@ class PipelineModel:
         graph = GraphWriter(self.signature)
         parts = [
             (part, start, stop)
-            for stage, start, stop in zip(self._stages, self._slot_bounds, self._slot_bounds[1:], strict=False)
+            for stage, start, stop in zip(self.stages, self._slot_bounds, self._slot_bounds[1:], strict=False)
             for part in stage.write(graph)
         ]
-        return write_learner(graph, parts, self._state)
+        return self.head.write(graph, parts)
 
     def save(self, directory: Path) -> None:
         """Write the whole trainer state into `directory`: ``state.npz`` and ``state.json``."""
@@ -165,19 +238,22 @@ class PipelineModel:
         Raises
         ------
         StateError
-            The state is damaged, of another format, or belongs to other stages or hyper-parameters than `settings`:
-            continuing it would be a silent drift.
+            The state is damaged, of another format, or belongs to other stages, hyper-parameters or releases of their
+            libraries than `settings` gives now: continuing it would be a silent drift. Or it keeps only its graph.
         """
         description, arrays = read_state(directory)
         try:
             saved = PipelineSettings.model_validate(description["settings"])
             model = cls(saved if settings is None else settings, description["signature"])
             expected = model._description()
-            if description["pipeline"] != expected["pipeline"]:
+            # as text, since the order of keys lays out the slots
+            if json.dumps(description["pipeline"]) != json.dumps(expected["pipeline"]):
                 raise StateError(
                     f"{directory}: saved under {description['pipeline']}, but the flow now says"
                     f" {expected['pipeline']}; run a full training to change the pipeline"
                 )
+            if not model._kept:
+                raise StateError(f"{directory}: the version keeps only its graph; {model.hindrance}")
             model._restore(arrays, int(description["n_trained"]))
         except (KeyError, TypeError, ValueError, IndexError, ProjectError) as error:
             raise StateError(f"{directory}: the state does not fit the pipeline: {error}; train in full") from error
@@ -195,12 +271,13 @@ class PipelineModel:
         return columns, targets
 
     def _learn(self, columns: Columns, targets: NDArray[np.float64]) -> NDArray[np.float64]:
-        # only squared errors can diverge, after the stages have taken the batch in
-        before = [] if self._n_classes else [stage.state() for stage in self._stages]
+        # only squared errors can diverge, and only libraries refuse, after the stages have taken the batch in
+        safe = self.head.n_classes and self.head.exact and not self.foreign
+        before = [] if safe else [stage.state() for stage in self.stages]
         try:
-            scores = self._state.learn(self._entries(columns, targets.size, learn=True), targets)
+            scores = self.head.learn(self._entries(columns, targets.size, learn=True), targets)
         except InputError:
-            for stage, state in zip(self._stages, before, strict=True):
+            for stage, state in zip(self.stages, before, strict=True):
                 stage.restore(state)
             raise
         self.n_trained += targets.size
@@ -211,52 +288,94 @@ class PipelineModel:
         if targets.shape != (rows,):
             raise InputError(f"expected a label for each of {rows} rows, found shape {targets.shape}")
         valid = np.isfinite(targets)
-        if self._n_classes:
-            valid &= (targets == np.floor(targets)) & (targets >= 0) & (targets < self._n_classes)
+        if self.head.n_classes:
+            valid &= (targets == np.floor(targets)) & (targets >= 0) & (targets < self.head.n_classes)
         if not valid.all():
-            wanted = f"0 .. {self._n_classes - 1}" if self._n_classes else "finite numbers"
+            wanted = f"0 .. {self.head.n_classes - 1}" if self.head.n_classes else "finite numbers"
             row = np.flatnonzero(~valid)[0]
             raise InputError(f"expected labels of {wanted}, found {targets[row]} in row {row}")
         return targets
 
     def _entries(self, columns: Columns, rows: int, *, learn: bool) -> Csr:
         """Return the rows as CSR arrays; the state adds the intercept."""
+        if self.foreign:
+            return _joined([stage.block(columns, rows, learn=learn) for stage in self.stages])
         slots = np.empty((rows, self._entry_bounds[-1]), np.int32)
         values = np.ones(slots.shape)
-        for position, stage in enumerate(self._stages):
+        for position, stage in enumerate(self.stages):
             first, last = self._entry_bounds[position : position + 2]
             stage.transform(columns, slots[:, first:last], values[:, first:last], learn=learn)
             slots[:, first:last] += self._slot_bounds[position]
         return np.arange(0, slots.size + 1, slots.shape[1]), slots.ravel(), values.ravel()
 
+    def _fit(self, columns: Columns, targets: NDArray[np.float64]) -> None:
+        """Fit a new model on the rows as a whole."""
+        given, new = dict(columns), [stage.state() for stage in self.stages]
+        blocks = []
+        for stage in self.stages:
+            if isinstance(stage, Foreign):
+                blocks.append(stage.fit(columns, targets))
+                continue
+            stage.block(dict(columns), targets.size, learn=True)
+            blocks.append(stage.block(columns, targets.size, learn=False))
+        self._lay_out()
+        if self.head.fits:
+            self.head.fit(_joined(blocks), targets)
+            self.n_trained = targets.size
+            return
+        for stage, state in zip(self.stages, new, strict=True):
+            if not isinstance(stage, Foreign):
+                stage.restore(state)
+        settled = [stage.policy for stage in self.foreign]
+        for stage in self.foreign:
+            stage.policy = "frozen"  # they know these rows already
+        self._learn(given, targets)
+        for stage, policy in zip(self.foreign, settled, strict=True):
+            stage.policy = policy
+
+    def _lay_out(self) -> None:
+        """Give each stage its range of slots, and the head an empty state of that width."""
+        self._slot_bounds = np.cumsum([0, *(stage.n_slots for stage in self.stages)]).tolist()
+        self._entry_bounds = np.cumsum([0, *(stage.n_entries for stage in self.stages)]).tolist()
+        self.head.start(self._slot_bounds[-1])
+
+    @property
+    def _kept(self) -> bool:
+        return self.head.kept and all(stage.kept for stage in self.foreign)
+
     def _arrays(self) -> Arrays:
-        arrays = {f"learner_{name}": values for name, values in self._state.arrays().items()}
-        for position, stage in enumerate(self._stages):
+        if not self._kept:
+            return {"graph_sha256": np.frombuffer(hashlib.sha256(self.to_onnx()).digest(), np.uint8)}
+        arrays = {f"learner_{name}": values for name, values in self.head.arrays().items()}
+        for position, stage in enumerate(self.stages):
             arrays |= {f"stage{position}_{name}": values for name, values in stage.state().items()}
         return arrays
 
     def _restore(self, arrays: Arrays, n_trained: int) -> None:
-        self._state.restore(_under("learner_", arrays))
-        for position, stage in enumerate(self._stages):
+        for position, stage in enumerate(self.stages):
             stage.restore(_under(f"stage{position}_", arrays))
+        if self.foreign:
+            self._lay_out()
+        self.head.restore(_under("learner_", arrays))
         self.n_trained = n_trained
 
     def _description(self) -> dict[str, Any]:
         """Return everything about the model but its arrays, as JSON would give it back."""
-        stages = [
-            {"stage": stage.kind}
-            | {key.name: getattr(stage, key.name) for key in dataclasses.fields(stage) if key.init}  # type: ignore[arg-type]  # all are dataclasses
-            for stage in self._stages
-        ]
-        estimator = {"name": type(self._estimator).__name__, "n_classes": self._n_classes}
+        stages = [{"stage": stage.kind} | stage.settings for stage in self.stages]
         description = {
             "settings": self.settings.model_dump(mode="json"),
             "signature": self.signature,
             "n_trained": self.n_trained,
-            "pipeline": {"stages": stages, "estimator": estimator | self._estimator.get_params()},
+            "pipeline": {"stages": stages, "estimator": self.head.settings()},
         }
         plain: dict[str, Any] = json.loads(json.dumps(description))
         return plain
+
+
+def _joined(blocks: list[sparse.csr_array]) -> Csr:
+    """Return blocks of columns side by side, entries of a row in the order of the blocks."""
+    rows = sparse.hstack(blocks, format="csr")
+    return rows.indptr.astype(np.int64), rows.indices.astype(np.int32), rows.data
 
 
 def _under(prefix: str, arrays: Arrays) -> Arrays:

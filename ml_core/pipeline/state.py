@@ -1,6 +1,7 @@
 """Trainer state on disk: arrays as npz, everything else as JSON, under one digest. No pickle, ever.
 
-The invariant: what `read_state` returns is what `write_state` was given, or a StateError says what is wrong.
+The invariant: what `read_state` returns is what `write_state` was given, keys in their order, which lays out slots and
+inputs; or a StateError says what is wrong.
 """
 
 import hashlib
@@ -24,7 +25,7 @@ Arrays = dict[str, NDArray[Any]]
 
 def digest_of(description: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> str:
     """Return a sha256 that is equal exactly when both parts are, bit for bit."""
-    digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps(description).encode())
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])
         digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
@@ -37,7 +38,7 @@ def write_state(directory: Path, description: Mapping[str, Any], arrays: Arrays)
     directory.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(directory / _ARRAYS, **arrays)  # type: ignore[arg-type]  # NumPy types savez's options first
     content = {"format": STATE_FORMAT, "digest": digest_of(description, arrays)} | dict(description)
-    (directory / _DESCRIPTION).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    (directory / _DESCRIPTION).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def read_state(directory: Path) -> tuple[dict[str, Any], Arrays]:

@@ -33,6 +33,8 @@ class Trained:
     ----------
     kind : str
         ``full`` or ``incremental``.
+    way : str
+        How it follows its parent, and its children follow it: ``online``, ``continued`` or ``refit``.
     parent : int or None
         The version whose state it continued.
     watermark : int
@@ -40,6 +42,7 @@ class Trained:
     """
 
     kind: str
+    way: str
     parent: int | None
     watermark: int
     model: PipelineModel
@@ -54,6 +57,7 @@ def publish(
     golden = _with_odd_rows(last.select(list(trained.model.signature)))
     own_tags = {
         "kind": trained.kind,
+        "way": trained.way,
         "parent": "" if trained.parent is None else str(trained.parent),
         "watermark": f'{{"examples": {trained.watermark}}}',
         "trained_through": last.column("labelled_at")[-1].as_py().isoformat(),
@@ -88,6 +92,7 @@ def publish(
 def _metrics(flow: Flow, trained: Trained) -> dict[str, float]:
     recent = trained.evidence.last(flow.gate.max_rows)
     metrics = figures(recent.task, recent.labels, recent.scores)
+    metrics |= {name: float(count) for name, count in trained.model.counts().items()}
     metrics["slice_rows"] = float(trained.evidence.labels.size)
     if recent.parent_scores.size:
         metrics["parent_log_loss"] = figures(recent.task, recent.labels, recent.parent_scores)["loss"]

@@ -7,13 +7,14 @@ from typing import Any
 from ml_core.errors import ProjectError
 from ml_core.pipeline.stages.base import Stage
 from ml_core.pipeline.stages.changed import Clip, Impute, Log1p
-from ml_core.pipeline.stages.encoded import Bucketize, Standardise
+from ml_core.pipeline.stages.encoded import Bucketize, Passthrough, Standardise
+from ml_core.pipeline.stages.foreign import Foreign
 from ml_core.pipeline.stages.hashed import Cross, Hash
 from ml_core.pipeline.stages.onehot import OneHot
 from ml_core.project import nearest
 
 STAGES: Mapping[str, type[Stage]] = {
-    stage.kind: stage for stage in (Hash, OneHot, Cross, Standardise, Bucketize, Impute, Clip, Log1p)
+    stage.kind: stage for stage in (Hash, OneHot, Cross, Standardise, Bucketize, Passthrough, Impute, Clip, Log1p)
 }
 
 
@@ -28,8 +29,15 @@ def build_stage(spec: Mapping[str, Any], schema: Mapping[str, str]) -> Stage:
     """
     settings = dict(spec)
     kind = settings.pop("stage", None)
+    if isinstance(kind, str) and "." in kind:
+        return _build_foreign(kind, settings, schema)
     if kind not in STAGES:
-        raise ProjectError(f"pipeline stage {kind!r} does not exist: {nearest(str(kind), STAGES)}")
+        raise ProjectError(
+            f"pipeline stage {kind!r} does not exist: {nearest(str(kind), STAGES)} (a transformer of another library"
+            " goes by its dotted path, such as sklearn.preprocessing.StandardScaler)"
+        )
+    if STAGES[kind].policies == ("frozen",) and settings.pop("policy", "frozen") != "frozen":
+        raise ProjectError(f"pipeline stage {kind!r} learns nothing from rows: its one policy is 'frozen'")
     known = {field.name: field for field in fields(STAGES[kind]) if field.init}  # type: ignore[arg-type]  # all are dataclasses
     for key in settings:
         if key not in known:
@@ -42,6 +50,20 @@ def build_stage(spec: Mapping[str, Any], schema: Mapping[str, str]) -> Stage:
         _check_columns(stage, schema)
         stage.check()
     except (TypeError, ValueError, AttributeError) as error:
+        raise ProjectError(f"pipeline stage {kind!r}: {error}") from error
+    return stage
+
+
+def _build_foreign(kind: str, settings: dict[str, Any], schema: Mapping[str, str]) -> Foreign:
+    """Build a transformer of another library; keys that are not the stage's own are the transformer's."""
+    columns = _frozen(settings.pop("columns", ()))
+    own = {key: settings.pop(key) for key in ("policy", "into") if key in settings}
+    first = schema.get(columns[0], "float") if columns and not isinstance(columns, str) else "float"
+    stage = Foreign(kind, columns, first, settings, **own)
+    _check_columns(stage, schema)
+    try:
+        stage.check()
+    except ValueError as error:
         raise ProjectError(f"pipeline stage {kind!r}: {error}") from error
     return stage
 
@@ -70,4 +92,4 @@ def _frozen(value: Any) -> Any:
     return value
 
 
-__all__ = ["STAGES", "Stage", "build_stage"]
+__all__ = ["STAGES", "Foreign", "Stage", "build_stage"]

@@ -4,12 +4,14 @@ The invariant every stage keeps: what it makes of a row depends on that row and 
 how rows were batched.
 """
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 
 from ml_core.pipeline.columns import Columns
 from ml_core.pipeline.graph import GraphWriter, Part
@@ -28,11 +30,20 @@ class Stage(ABC):
         The type of its columns.
     hashes : bool
         Whether it works on the hashes of its columns.
+    policies : tuple of str
+        The update policies it can be kept under: ``frozen``, ``updating`` or ``growing``; the first is the default.
+    policy : str or None
+        The one it is kept under.
+    keeps_missing : bool
+        Whether a number that is missing may be left so (NaN) in the row, for an estimator that takes it.
     """
 
     kind: ClassVar[str]
     takes: ClassVar[str]
     hashes: ClassVar[bool] = False
+    policies: ClassVar[tuple[str, ...]] = ("frozen",)
+    policy: str | None = "frozen"
+    keeps_missing: bool = False
 
     @property
     @abstractmethod
@@ -48,6 +59,26 @@ class Stage(ABC):
     def n_entries(self) -> int:
         """How many entries of a row this stage fills."""
         return 0
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What it was built from, beside its kind; a state is only continued under the same."""
+        keys = (key.name for key in dataclasses.fields(self) if key.init)  # type: ignore[arg-type]  # all are dataclasses
+        return {name: getattr(self, name) for name in keys}
+
+    @property
+    def exact(self) -> bool:
+        """Whether any split of the rows into batches leaves it with the same bits."""
+        return True
+
+    @property
+    def hindrance(self) -> str | None:
+        """Why it cannot learn from new rows alone and what to do about it; None where it can."""
+        return None
+
+    def counts(self) -> dict[str, int]:
+        """Return what it counted of the rows learned, by name."""
+        return {}
 
     @abstractmethod
     def transform(
@@ -65,6 +96,14 @@ class Stage(ABC):
             Whether the rows are learned: each is transformed by what the rows before it left, then it is taken in.
         """
 
+    def block(self, columns: Columns, rows: int, *, learn: bool) -> sparse.csr_array:
+        """Transform a batch as `transform` does; return its entries as CSR, shape (n_rows, n_slots)."""
+        slots: NDArray[Any] = np.empty((rows, self.n_entries), np.int32)
+        values = np.ones(slots.shape)
+        self.transform(columns, slots, values, learn=learn)
+        ends = np.arange(rows + 1, dtype=np.int64) * self.n_entries
+        return sparse.csr_array((values.ravel(), slots.ravel(), ends), shape=(rows, self.n_slots))
+
     @abstractmethod
     def write(self, graph: GraphWriter) -> list[Part]:
         """Add this stage to the graph, as it transforms now; return its entries."""
@@ -78,8 +117,10 @@ class Stage(ABC):
         if state:
             raise ValueError(f"stage {self.kind!r} has no state, found {', '.join(state)}")
 
-    def check(self) -> None:  # noqa: B027 - most stages have nothing to check
+    def check(self) -> None:
         """Raise ValueError where the configuration makes no sense."""
+        if self.policy not in self.policies:
+            raise ValueError(f"expected policy among {', '.join(self.policies)}, found {self.policy!r}")
 
 
 def filled(columns: tuple[str, ...], settings: Mapping[str, float], default: float) -> NDArray[np.float64]:

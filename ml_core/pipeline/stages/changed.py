@@ -115,6 +115,7 @@ class Clip(Stage):
         return []
 
     def check(self) -> None:
+        super().check()
         for name in {*self.low, *self.high}:
             if name not in self.columns:
                 raise ValueError(f"a bound is given for {name!r}, which is not among its columns")

@@ -1,6 +1,7 @@
-"""Stages that turn numbers into entries of the row: scaled, or cut into buckets.
+"""Stages that turn numbers into entries of the row: scaled, cut into buckets, or as they are.
 
-A missing number has a slot of its own, so that the model learns what its absence is worth.
+A missing number has a slot of its own, so that the model learns what its absence is worth; only `passthrough` leaves
+it missing, for estimators that take it so.
 """
 
 from collections.abc import Mapping
@@ -86,6 +87,47 @@ class Standardise(Running):
 
 
 @dataclass
+class Passthrough(Stage):
+    """Each number enters the row as it is; a missing one stays missing for an estimator that takes it, or is 0.
+
+    Parameters
+    ----------
+    columns : tuple of str
+    """
+
+    kind: ClassVar[str] = "passthrough"
+    takes: ClassVar[str] = "float"
+    columns: tuple[str, ...]
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return self.columns
+
+    @property
+    def n_slots(self) -> int:
+        return len(self.columns)
+
+    @property
+    def n_entries(self) -> int:
+        return len(self.columns)
+
+    def transform(
+        self, columns: Columns, slots: NDArray[np.int64], values: NDArray[np.float64], *, learn: bool
+    ) -> None:
+        del learn
+        slots[:] = np.arange(self.n_slots)
+        for position, name in enumerate(self.columns):
+            numbers = columns[name]
+            values[:, position] = numbers if self.keeps_missing else np.where(np.isnan(numbers), 0.0, numbers)
+
+    def write(self, graph: GraphWriter) -> list[Part]:
+        numbers, missing = graph.numbers(self.columns)
+        if self.keeps_missing:
+            return [Dense(numbers)]
+        return [Dense(graph.add("Where", missing, graph.constant(np.float64(0)), numbers))]
+
+
+@dataclass
 class Bucketize(Stage):
     """Each number switches on the slot of the bucket it falls into; a missing one has a slot of its own.
 
@@ -133,6 +175,7 @@ class Bucketize(Stage):
         return [Picked(graph.add("Add", chosen, graph.constant(self._offsets()[:-1, None])))]
 
     def check(self) -> None:
+        super().check()
         for name, boundaries in self.boundaries.items():
             if not boundaries or not np.isfinite(boundaries).all() or (np.diff(boundaries) <= 0).any():
                 raise ValueError(f"{name!r}: expected ascending finite boundaries, found {list(boundaries)}")

@@ -5,7 +5,7 @@ own (`ml_core.pipeline.hashing`), so that equal strings in different fields do n
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +14,11 @@ from ml_core.learners.compiled import kernel
 from ml_core.pipeline.columns import Columns
 from ml_core.pipeline.graph import GraphWriter, Part, Picked
 from ml_core.pipeline.hashing import mix_of
-from ml_core.pipeline.stages.base import Stage
+from ml_core.pipeline.stages.base import Stage, State
 
 _MAX_BITS = 26
+# odd, so that the pair of two hashes is told apart by their wrapped sum as by a 64-bit hash
+_SPREAD = np.int64(0x9E3779B97F4A7C1 | 1)
 
 
 @kernel
@@ -25,18 +27,65 @@ def _place(left, right, factor, other, salt, mask, out):  # type: ignore[no-unty
         out[row] = (left[row] * factor + right[row] * other + salt) & mask
 
 
+@kernel
+def _count(slots, marks, owners):  # type: ignore[no-untyped-def]
+    """Let each slot belong to the first value that met it; return how many entries met another's slot."""
+    collided = 0
+    for row in range(slots.size):
+        owner = owners[slots[row]]
+        if owner == 0:
+            owners[slots[row]] = marks[row]
+        elif owner != marks[row]:
+            collided += 1
+    return collided
+
+
 class _Hashed(Stage):
     """A stage whose entries are hashed slots of value 1."""
 
     takes: ClassVar[str] = "string"
     hashes: ClassVar[bool] = True
     bits: int
+    seed: int
+    count_collisions: bool
+    owners: NDArray[np.int64]
+    collided: int
+
+    def __post_init__(self) -> None:
+        self.owners = np.zeros(self.n_slots if self.count_collisions else 0, np.int64)
+        self.collided = 0
 
     @property
     def n_slots(self) -> int:
-        return 1 << self.bits
+        return 1 << self.bits if 0 < self.bits <= _MAX_BITS else 0
+
+    def _take_in(self, slots: NDArray[np.int64], position: int, left: Any, right: Any) -> None:
+        """Count where a value met another's slot; a value is told by the full hashes of its fields."""
+        if self.count_collisions:
+            marks = (left * _SPREAD + right) * (self.n_entries + 1) + position + 1
+            self.collided += _count(np.ascontiguousarray(slots), marks, self.owners)
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        if not self.count_collisions:
+            return {}
+        held = np.flatnonzero(self.owners)
+        return {"owned": held, "owners": self.owners[held], "collided": np.array([self.collided])}
+
+    def restore(self, state: State) -> None:
+        if not self.count_collisions:
+            super().restore(state)
+            return
+        self.owners[:] = 0
+        self.owners[state["owned"]] = state["owners"]
+        self.collided = int(state["collided"][0])
+
+    def counts(self) -> dict[str, int]:
+        return {"collided": self.collided} if self.count_collisions else {}
 
     def check(self) -> None:
+        super().check()
+        if not 0 <= self.seed < 1 << 30:
+            raise ValueError(f"expected seed in [0, 2**30), found {self.seed}")
         if not 1 <= self.bits <= _MAX_BITS:
             raise ValueError(f"expected bits in [1, {_MAX_BITS}], found {self.bits}")
 
@@ -50,11 +99,22 @@ class Hash(_Hashed):
     columns : tuple of str
     bits : int
         The table has ``2**bits`` slots.
+    seed : int
+        Another seed places every value elsewhere.
+    count_collisions : bool
+        Whether the entries learned that met a slot of another value are counted; takes 8 bytes a slot.
+
+    Attributes
+    ----------
+    collided : int
+        How many did.
     """
 
     kind: ClassVar[str] = "hash"
     columns: tuple[str, ...]
     bits: int = 18
+    seed: int = 0
+    count_collisions: bool = False
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -67,14 +127,16 @@ class Hash(_Hashed):
     def transform(
         self, columns: Columns, slots: NDArray[np.int64], values: NDArray[np.float64], *, learn: bool
     ) -> None:
-        del values, learn
+        del values
         for position, name in enumerate(self.columns):
-            (factor,), salt = mix_of(name)
+            (factor,), salt = mix_of(name, seed=self.seed)
             hashes = columns[name].hashes
             _place(hashes, hashes, factor, 0, salt, self.n_slots - 1, slots[:, position])
+            if learn:
+                self._take_in(slots[:, position], position, hashes, 0)
 
     def write(self, graph: GraphWriter) -> list[Part]:
-        mixes = [mix_of(name) for name in self.columns]
+        mixes = [mix_of(name, seed=self.seed) for name in self.columns]
         factors = graph.constant(np.array([[factors[0]] for factors, _ in mixes], np.int64))
         salts = graph.constant(np.array([[salt] for _, salt in mixes], np.int64))
         mixed = graph.add("Add", graph.add("Mul", graph.hashes(self.columns), factors), salts)
@@ -90,11 +152,22 @@ class Cross(_Hashed):
     pairs : tuple of (str, str)
     bits : int
         The table has ``2**bits`` slots.
+    seed : int
+        Another seed places every value elsewhere.
+    count_collisions : bool
+        Whether the entries learned that met a slot of another value are counted; takes 8 bytes a slot.
+
+    Attributes
+    ----------
+    collided : int
+        How many did.
     """
 
     kind: ClassVar[str] = "cross"
     pairs: tuple[tuple[str, str], ...]
     bits: int = 18
+    seed: int = 0
+    count_collisions: bool = False
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -107,14 +180,16 @@ class Cross(_Hashed):
     def transform(
         self, columns: Columns, slots: NDArray[np.int64], values: NDArray[np.float64], *, learn: bool
     ) -> None:
-        del values, learn
+        del values
         for position, (left, right) in enumerate(self.pairs):
-            (factor, other), salt = mix_of(left, right)
+            (factor, other), salt = mix_of(left, right, seed=self.seed)
             mask = self.n_slots - 1
             _place(columns[left].hashes, columns[right].hashes, factor, other, salt, mask, slots[:, position])
+            if learn:
+                self._take_in(slots[:, position], position, columns[left].hashes, columns[right].hashes)
 
     def write(self, graph: GraphWriter) -> list[Part]:
-        mixes = [mix_of(*pair) for pair in self.pairs]
+        mixes = [mix_of(*pair, seed=self.seed) for pair in self.pairs]
         sides = [
             graph.add(
                 "Mul",

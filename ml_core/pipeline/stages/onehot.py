@@ -21,17 +21,17 @@ _MAX_CAP = 1 << 22
 
 
 @kernel
-def _admit(codes, place, count, room, waiting_room, min_count, learn, out):  # type: ignore[no-untyped-def]  # noqa: PLR0917 - a kernel
+def _admit(codes, place, count, room, waiting_room, min_count, admitting, out):  # type: ignore[no-untyped-def]  # noqa: PLR0917 - a kernel
     """Fill `out` with slots, admit values as rows come, and return how many rows were turned away for lack of room.
 
     For each distinct value `place` is its slot or 0, and `count` how often it was seen while waiting, or 0. `room` is
-    [admitted, most]; `waiting_room` is [waiting, most].
+    [admitted, most]; `waiting_room` is [waiting, most]. Only the first `admitting` rows admit a value.
     """
     turned_away = 0
     for row in range(codes.size):
         code = codes[row]
         out[row] = place[code]
-        if not learn or place[code] > 0:
+        if row >= admitting or place[code] > 0:
             continue
         if room[0] >= room[1] or (count[code] == 0 and min_count > 1 and waiting_room[0] >= waiting_room[1]):
             turned_away += 1
@@ -58,6 +58,9 @@ class OneHot(Stage):
         How many learned rows must show a value before it is admitted.
     cap : int
         The most values admitted per column; as many more may wait for admission.
+    policy : {"growing", "frozen"}
+    rows : int
+        Under ``frozen``, how many of the first rows may admit a value.
 
     Attributes
     ----------
@@ -67,9 +70,13 @@ class OneHot(Stage):
 
     kind: ClassVar[str] = "onehot"
     takes: ClassVar[str] = "string"
+    policies: ClassVar[tuple[str, ...]] = ("growing", "frozen")
     columns: tuple[str, ...]
     min_count: int = 1
     cap: int = 1 << 16
+    policy: str = "growing"
+    rows: int = 10_000
+    seen: int = field(init=False, default=0)
     turned_away: NDArray[np.int64] = field(init=False)
     vocabularies: list[dict[str, int]] = field(init=False)
     waiting: list[dict[str, int]] = field(init=False)
@@ -94,21 +101,23 @@ class OneHot(Stage):
     def transform(
         self, columns: Columns, slots: NDArray[np.int64], values: NDArray[np.float64], *, learn: bool
     ) -> None:
-        del values
+        learned = len(values) if learn else 0
+        admitting = learned if self.policy == "growing" else min(learned, max(self.rows - self.seen, 0))
         for position, name in enumerate(self.columns):
             out = slots[:, position]
-            self._transform(columns[name], position, out, learn=learn)
+            self._transform(columns[name], position, out, admitting)
             out += position * (self.cap + 1)
+        self.seen += learned
 
-    def _transform(self, text: Text, position: int, out: NDArray[np.int64], *, learn: bool) -> None:
+    def _transform(self, text: Text, position: int, out: NDArray[np.int64], admitting: int) -> None:
         vocabulary, waiting, words = self.vocabularies[position], self.waiting[position], text.distinct
         place = np.array([vocabulary.get(word, 0) for word in words], np.int64)
         count = np.array([waiting.get(word, 0) for word in words], np.int64)
         known, counted = place.copy(), count.copy()
         room = np.array([len(vocabulary), self.cap], np.int64)
         waiting_room = np.array([len(waiting), self.cap], np.int64)
-        away = _admit(text.codes, place, count, room, waiting_room, self.min_count, learn, out)
-        if not learn:
+        away = _admit(text.codes, place, count, room, waiting_room, self.min_count, admitting, out)
+        if not admitting:
             return
         self.turned_away[position] += away
         admitted = np.flatnonzero(place != known)
@@ -129,7 +138,7 @@ class OneHot(Stage):
         return [Picked(graph.add("Add", joined, graph.constant(bases)))]
 
     def state(self) -> dict[str, NDArray[Any]]:
-        arrays: dict[str, NDArray[Any]] = {"turned_away": self.turned_away.copy()}
+        arrays: dict[str, NDArray[Any]] = {"turned_away": self.turned_away.copy(), "seen": np.array([self.seen])}
         for position in range(len(self.columns)):
             vocabulary, waiting = self.vocabularies[position], self.waiting[position]
             order = sorted(waiting)
@@ -139,7 +148,7 @@ class OneHot(Stage):
         return arrays
 
     def restore(self, state: State) -> None:
-        self.turned_away = state["turned_away"].astype(np.int64)
+        self.turned_away, self.seen = state["turned_away"].astype(np.int64), int(state["seen"][0])
         for position in range(len(self.columns)):
             words = _unpacked(f"vocabulary{position}", state)
             order, counts = _unpacked(f"waiting{position}", state), state[f"waiting{position}_counts"]
@@ -148,7 +157,13 @@ class OneHot(Stage):
             self.vocabularies[position] = {word: place for place, word in enumerate(words, start=1)}
             self.waiting[position] = dict(zip(order, map(int, counts), strict=True))
 
+    def counts(self) -> dict[str, int]:
+        return {"turned_away": int(self.turned_away.sum())}
+
     def check(self) -> None:
+        super().check()
+        if self.rows < 1:
+            raise ValueError(f"expected rows >= 1, found {self.rows}")
         if self.min_count < 1 or not 1 <= self.cap <= _MAX_CAP:
             raise ValueError(f"expected min_count >= 1 and cap in [1, {_MAX_CAP}], found {self.min_count}, {self.cap}")
 

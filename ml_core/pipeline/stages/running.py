@@ -13,14 +13,13 @@ from numpy.typing import NDArray
 
 from ml_core.pipeline.stages.base import Stage, State
 
-_POLICIES = ("updating", "frozen")
-
 
 @dataclass
 class Running(Stage):
     """A stage with running moments of each column."""
 
     takes: ClassVar[str] = "float"
+    policies: ClassVar[tuple[str, ...]] = ("updating", "frozen")
     columns: tuple[str, ...]
     policy: str = "updating"
     rows: int = 10_000
@@ -48,7 +47,6 @@ class Running(Stage):
         self.moments, self.seen = state["moments"].astype(np.float64), int(state["seen"][0])
 
     def check(self) -> None:
-        if self.policy not in _POLICIES:
-            raise ValueError(f"expected policy among {', '.join(_POLICIES)}, found {self.policy!r}")
+        super().check()
         if self.rows < 1:
             raise ValueError(f"expected rows >= 1, found {self.rows}")

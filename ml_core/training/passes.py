@@ -1,0 +1,105 @@
+"""How a model goes over examples: row by row, or where a library fits in batch, block after block.
+
+The invariant of both: every score that is returned was given by a model that had not learned its row. A model that is
+fitted in batch is fitted on all but the newest rows, scores those, and is then fitted on everything.
+"""
+
+import numpy as np
+
+from ml_core.data.store import FeatureStore
+from ml_core.errors import ProjectError
+from ml_core.pipeline import PipelineModel
+from ml_core.project import Flow
+from ml_core.training.evaluation import ScoredSlice
+from ml_core.training.publishing import no_scores
+from ml_core.training.tasks import task_of
+
+# The newest share of a first batch fit that is scored before it is learned.
+_NEWEST = 4
+
+
+def build(flow: Flow, store: FeatureStore) -> PipelineModel:
+    """Build a flow's untrained model.
+
+    Raises
+    ------
+    ProjectError
+        The flow is incremental and a part of its pipeline cannot learn from new rows alone; it is named.
+    """
+    model = PipelineModel.build(flow.pipeline, store.schema())
+    if flow.incremental_training.policy == "continue" and model.hindrance is not None:
+        raise ProjectError(
+            f'{flow.name}: {model.hindrance}. To fit every version anew, set incremental_training.policy = "refit"'
+        )
+    return model
+
+
+def way_of(flow: Flow, model: PipelineModel) -> str:
+    """Return how the flow's versions follow each other: ``online``, ``continued`` or ``refit``."""
+    return "refit" if flow.incremental_training.policy == "refit" else model.way
+
+
+def begin(model: PipelineModel, store: FeatureStore, first: int, stop: int, *, judged: int) -> ScoredSlice:
+    """Learn the examples at offsets [first, stop) from nothing; return what was said of the last ones, or of all.
+
+    Parameters
+    ----------
+    judged : int
+        How many of the newest a batch fit is scored on, at most; never more than a quarter.
+    """
+    if not model.fits:
+        return learn(model, store, first, stop)
+    cut = stop - min(judged, (stop - first) // _NEWEST)
+    examples = store.examples(first, cut)
+    model.fit(examples, examples.column("label").to_numpy())
+    return advance(model, store, first, cut, stop)
+
+
+def advance(model: PipelineModel, store: FeatureStore, first: int, start: int, stop: int) -> ScoredSlice:
+    """Let a model of [first, start) take in [start, stop) too; return what it had said of those."""
+    if model.by_row:
+        return learn(model, store, start, stop)
+    said = score(model, store, start, stop)
+    examples = store.examples(first, stop)
+    model.fit(examples, examples.column("label").to_numpy())
+    return said
+
+
+def learn(model: PipelineModel, store: FeatureStore, first: int, stop: int, *, rows: int | None = None) -> ScoredSlice:
+    """Score, then learn, the examples at offsets [first, stop), in batches of so many `rows`."""
+    labels, scores = [], []
+    for batch in store.example_batches(first, stop, **({} if rows is None else {"rows": rows})):
+        labels.append(batch.column("label").to_numpy(zero_copy_only=False))
+        scores.append(model.learn(batch, labels[-1]))
+    return _slice(model, first, labels, scores)
+
+
+def score(model: PipelineModel, store: FeatureStore, first: int, stop: int) -> ScoredSlice:
+    """Score the examples at offsets [first, stop)."""
+    labels, scores = [], []
+    for batch in store.example_batches(first, stop):
+        labels.append(batch.column("label").to_numpy(zero_copy_only=False))
+        scores.append(model.predict(batch))
+    return _slice(model, first, labels, scores)
+
+
+def joined(parts: list[ScoredSlice]) -> ScoredSlice:
+    """Return slices that follow each other as one."""
+    return ScoredSlice(
+        first=parts[0].first,
+        labels=np.concatenate([part.labels for part in parts]),
+        scores=np.concatenate([part.scores for part in parts]),
+        parent_scores=no_scores(),
+        task=parts[0].task,
+    )
+
+
+def _slice(model: PipelineModel, first: int, labels: list[np.ndarray], scores: list[np.ndarray]) -> ScoredSlice:
+    width = (0, model.n_classes) if model.n_classes > 2 else (0,)  # noqa: PLR2004 - two classes share one score
+    return ScoredSlice(
+        first,
+        np.concatenate([np.empty(0), *labels]).astype(np.float64),
+        np.concatenate([np.empty(width), *scores]),
+        no_scores(),
+        task_of(model.n_classes),
+    )
