@@ -19,7 +19,6 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ml_core.errors import PromotionError
 from ml_core.flow.registry import Registry
 from ml_core.flow.verdict import Verdict
 from ml_core.flow.version import ModelVersion
@@ -133,10 +132,11 @@ def _verdict(
         recent = evidence.last(settings.max_rows)
         return judge(settings, "non-inferiority", recent, recent.parent_scores)
     if version.kind != "full":
-        raise PromotionError(
-            f"{version.flow} version {version.version} continues version {version.parent}, but the champion is"
-            f" {champion.version}; train its increment again from the champion"
+        reason = (
+            f"it continues version {version.parent}, but the champion is {champion.version} by now, whose next"
+            " increment learns its examples again"
         )
+        return Verdict(accepted=False, policy="non-inferiority", rows=0, reasons=(reason,), figures={})
     # The rows both have scored before learning them; the challenger caught up to the champion's watermark.
     stop = min(evidence.next, champion.watermark)
     first = max(evidence.first, stop - settings.max_rows)
