@@ -6,9 +6,11 @@ from typing import Annotated
 import typer
 
 from serving.follower import FollowerSettings
+from serving.log import LogSettings
 from serving.settings import Limits, Settings, default_tracking_uri
 
 _LIMITS = Limits()
+_LOG_BYTES = 1024 * 1024 * 1024
 
 
 def _option(name: str, text: str) -> typer.models.OptionInfo:
@@ -47,6 +49,9 @@ def serve(  # noqa: PLR0913, PLR0917 - a command's options
     tokens: Annotated[Path | None, _option("TOKENS", "a file of bearer tokens, one a line; reloaded")] = None,
     certificate: Annotated[Path | None, _option("CERTIFICATE", "a PEM file: speak TLS, with --key")] = None,
     key: Annotated[Path | None, _option("KEY", "the certificate's key, a PEM file")] = None,
+    log: Annotated[Path | None, _option("LOG", "a folder of its own: log predictions there, as Parquet")] = None,
+    log_share: Annotated[float, _option("LOG_SHARE", "the share of requests that are logged, 0 to 1")] = 1.0,
+    log_bytes: Annotated[int, _option("LOG_BYTES", "how large that folder may become")] = _LOG_BYTES,
     access_log: Annotated[bool, _option("ACCESS_LOG", "log every request as a line of JSON")] = False,
     die_with_parent: Annotated[int | None, typer.Option(help="end when this parent process is gone")] = None,
 ) -> None:
@@ -62,6 +67,7 @@ def serve(  # noqa: PLR0913, PLR0917 - a command's options
             workers=workers,
             parent=die_with_parent,
             access_log=access_log,
+            log=LogSettings(log, log_share, log_bytes) if log else None,
             tokens=tokens,
             certificate=certificate,
             key=key,

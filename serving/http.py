@@ -41,6 +41,7 @@ from serving import arrow, inference, openapi, wire
 from serving.access import Tokens
 from serving.board import Peers
 from serving.follower import Follower
+from serving.log import PredictionLog
 from serving.model import ServedModel
 from serving.settings import Limits
 from serving.status import status_of_follower
@@ -55,11 +56,12 @@ Headers = tuple[tuple[bytes, bytes], ...]
 _LOG = logging.getLogger("modelflow.serving")
 _ACCESS = logging.getLogger("modelflow.access")
 _JSON = b"application/json"
+_REQUEST_ID = b"x-request-id"
 _BATCH_THREADS = 2
 _LONGEST_ID = 128
 _OPEN_TO_ALL = frozenset(("/ping", "/health", "/v2/health/ready", "/v2/health/live"))
 _READ = frozenset(
-    (b"content-type", b"content-length", b"content-encoding", b"accept", b"authorization", b"x-request-id")
+    (b"content-type", b"content-length", b"content-encoding", b"accept", b"authorization", _REQUEST_ID)
 ) | {inference.JSON_LENGTH}
 
 
@@ -95,6 +97,8 @@ class Sidecar:
         Who may ask anything but whether the sidecar is alive and ready; without, everybody.
     peers : Peers, optional
         The other workers, whose counts are told with this one's.
+    log : PredictionLog, optional
+        Where what is scored is logged.
 
     Attributes
     ----------
@@ -110,8 +114,10 @@ class Sidecar:
         access_log: bool = False,
         tokens: Tokens | None = None,
         peers: Peers | None = None,
+        log: PredictionLog | None = None,
     ) -> None:
-        self.telemetry = Telemetry(follower, peers)
+        self.telemetry = Telemetry(follower, peers, log)
+        self._log = log
         self._follower = follower
         self._limits = limits or Limits()
         self._access_log = access_log
@@ -142,7 +148,7 @@ class Sidecar:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         started = perf_counter()
-        path, head = scope["path"], _read(scope["headers"])
+        path, head = scope["path"], self._identified(_read(scope["headers"]))
         if path.startswith(self._versioned):
             path = self._of_served_version(path)
         try:
@@ -159,7 +165,7 @@ class Sidecar:
     def answer(self, path: str, headers: Iterable[tuple[bytes, bytes]], body: bytes, *, client: Any = None) -> Reply:
         """Answer a small POST that has arrived whole, at once."""
         started = perf_counter()
-        head = _read(headers)
+        head = self._identified(_read(headers))
         try:
             codec = self._admitted(path, head)
             reply = self._count(self._score(codec, self._served(), head, body))
@@ -170,7 +176,8 @@ class Sidecar:
     def late(self, path: str) -> Reply:
         """Return the answer to a small POST that did not arrive in time."""
         error = LateRequestError(f"expected the whole body within {self._limits.deadline_s} s")
-        return self._told(path, "POST", {}, self._refusal(path, error), started=perf_counter(), client=None)
+        head = self._identified({})
+        return self._told(path, "POST", head, self._refusal(path, error), started=perf_counter(), client=None)
 
     def tick(self) -> None:
         """Do what is due once a second."""
@@ -179,8 +186,10 @@ class Sidecar:
             self._tokens.reload()
 
     def close(self) -> None:
-        """Let go of the threads."""
+        """Let go of the threads, once what they have to log is written."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+        if self._log is not None:
+            self._log.close()
 
     async def _answer(self, path: str, method: str, head: Head, receive: Receive) -> Reply | None:
         if path in self._codecs:
@@ -269,10 +278,12 @@ class Sidecar:
 
     def _score(self, codec: wire.Codec, model: ServedModel, head: Head, body: bytes) -> _Scored:
         started = perf_counter()
-        asked, (score, rows) = codec.read(body, head, model.rows, self._limits.rows)
+        asked, rows = codec.read(body, head, model.rows, self._limits.rows)
         parsed = perf_counter()
-        scores = score(model, rows)
+        scores = rows[0](model, rows[1])
         scored = perf_counter()
+        if self._log is not None:
+            self._log.add(model, rows, scores, head[_REQUEST_ID].decode())
         content, content_type, headers = codec.write(scores, model, asked, head)
         reply = Reply(200, content, content_type, ((b"x-model-version", b"%d" % model.version), *headers))
         return _Scored(reply, len(scores), (started, parsed, scored, perf_counter()))
@@ -299,15 +310,22 @@ class Sidecar:
         """Count an answer, log it where that is wanted, and give it the request's id."""
         known = path if path in self._codecs or path in self._gets else "other"
         self.telemetry.requests[known, reply.status] += 1
-        identity = head.get(b"x-request-id")
-        if identity is None and not self._access_log:
+        identity = head.get(_REQUEST_ID)
+        if identity is None:
             return reply
-        if identity is None or not _is_plain(identity):
-            identity = b"%x-%x" % (getpid(), next(self._ids))
-        reply = replace(reply, headers=(*reply.headers, (b"x-request-id", identity)))
+        reply = replace(reply, headers=(*reply.headers, (_REQUEST_ID, identity)))
         if self._access_log:
             _ACCESS.info(_access_line(method, path, reply, perf_counter() - started, client))
         return reply
+
+    def _identified(self, head: dict[bytes, bytes]) -> dict[bytes, bytes]:
+        """Give a request an id where it has none that can be told, and one is told or logged."""
+        identity = head.get(_REQUEST_ID)
+        if (identity is not None and not _is_plain(identity)) or (
+            identity is None and (self._access_log or self._log is not None)
+        ):
+            head[_REQUEST_ID] = b"%x-%x" % (getpid(), next(self._ids))
+        return head
 
     def _of_served_version(self, path: str) -> str:
         """Return the path without its version where that is the one served, and a path that leads nowhere otherwise."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from serving.follower import FollowerSettings
+from serving.log import LogSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,8 @@ class Settings:
         The process it must not outlive.
     access_log : bool
         Whether every request is logged, one JSON object a line.
+    log : LogSettings or None
+        Where and how predictions are logged.
     tokens : Path or None
         A file of bearer tokens; see `serving.access`.
     certificate, key : Path or None
@@ -80,6 +83,7 @@ class Settings:
     workers: int = 1
     parent: int | None = None
     access_log: bool = False
+    log: LogSettings | None = None
     tokens: Path | None = None
     certificate: Path | None = None
     key: Path | None = None

@@ -23,6 +23,7 @@ from serving.board import Board, Peers
 from serving.connection import close_overdue, connections_of
 from serving.follower import Follower
 from serving.http import Sidecar
+from serving.log import PredictionLog
 from serving.settings import Settings
 from serving.workers import Workers
 
@@ -71,7 +72,10 @@ def _serve(
 ) -> None:
     """Be one worker."""
     follower = Follower(address, settings.tracking_uri, settings=settings.follower, peers=peers)
-    application = Sidecar(follower, limits=settings.limits, access_log=settings.access_log, tokens=tokens, peers=peers)
+    log = PredictionLog(settings.log) if settings.log else None
+    application = Sidecar(
+        follower, limits=settings.limits, access_log=settings.access_log, tokens=tokens, peers=peers, log=log
+    )
     if peers is not None and peers.own_page() is not None:
         follower.step()  # it takes another's place: callers who wait for that one wait a moment longer
     follower.start()

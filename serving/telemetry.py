@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 
 from serving.board import Peers
 from serving.follower import Follower
+from serving.log import PredictionLog
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
@@ -89,10 +90,13 @@ class Telemetry(Counts, Collector):
     follower : Follower
     peers : Peers, optional
         The other workers of this sidecar.
+    log : PredictionLog, optional
+        Whose rows are told; those of this worker alone.
     """
 
-    def __init__(self, follower: Follower, peers: Peers | None = None) -> None:
+    def __init__(self, follower: Follower, peers: Peers | None = None, log: PredictionLog | None = None) -> None:
         super().__init__()
+        self._log = log
         self._follower = follower
         self._peers = peers
         self._registry = CollectorRegistry(auto_describe=False)
@@ -159,6 +163,11 @@ class Telemetry(Counts, Collector):
         for version, count in Counter(worker["version"] or 0 for worker in self.workers()).items():
             workers.add_metric([str(version)], count)
         yield workers
+        if self._log is not None:
+            logged = CounterMetricFamily("modelflow_log_rows", "Rows for the prediction log.", labels=["end"])
+            logged.add_metric(["written"], self._log.written)
+            logged.add_metric(["dropped"], self._log.dropped)
+            yield logged
         yield from self._of_follower()
 
     def _of_follower(self) -> Iterator[Metric]:

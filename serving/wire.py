@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ml_core import errors
 from ml_core.errors import InputError, LimitError, MediaTypeError, ModelFlowError
 from serving.model import ServedModel
-from serving.rows import RowReader
+from serving.rows import Feed, RowReader
 
 # rows that have been read, and how a model scores them: all in one call, by that model alone
 Rows = tuple[Callable[[ServedModel, Any], NDArray[np.float32]], Any]
@@ -132,6 +132,17 @@ def read_invocation(content: Mapping[str, Any], rows: RowReader, *, most_rows: i
 def columns_read(columns: Mapping[str, Any]) -> Rows:
     """Return columns as rows that have been read."""
     return _score_columns, columns
+
+
+def feed_of(model: ServedModel, rows: Rows) -> Feed:
+    """Return rows that have been read as the graph's inputs, whichever way they were scored."""
+    score, read = rows
+    if score is _score_row:
+        return model.rows.records((read,))
+    if score is _score_records:
+        return model.rows.records(read)
+    feed: Feed = model.rows.columns(read) if score is _score_columns else read
+    return feed
 
 
 def _score_row(model: ServedModel, row: Mapping[str, Any]) -> NDArray[np.float32]:

@@ -1,0 +1,181 @@
+"""The prediction log: what was asked and answered, as Parquet files that rotate within a bounded folder.
+
+A request adds one reference to a bounded queue; a thread of its own turns rows into columns and writes them. A file is
+renamed into place when it is whole, and holds rows of one version. Where the queue is full or the disk is, rows are
+dropped and counted: a log never costs an answer.
+"""
+
+import logging
+import os
+import random
+import threading
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import count, groupby
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ml_core.clock import Clock, SystemClock
+from serving.model import ServedModel
+from serving.packing import NUMBERS, STRINGS
+from serving.rows import Feed
+from serving.wire import Rows, feed_of
+
+_LOG = logging.getLogger("modelflow.serving")
+_SUFFIX: Final = ".parquet"
+
+
+@dataclass(frozen=True, slots=True)
+class LogSettings:
+    """How predictions are logged.
+
+    Attributes
+    ----------
+    folder : Path
+        A folder of its own; several workers share it.
+    share : float
+        The share of requests that are logged, chosen by lot.
+    most_bytes : int
+        The oldest files are removed beyond it.
+    file_rows, file_s : int, float
+        A file is written when so many rows wait, or so many seconds have passed.
+    queue_rows : int
+        Rows that may wait; what comes on top is dropped and counted.
+    """
+
+    folder: Path
+    share: float = 1.0
+    most_bytes: int = 1024 * 1024 * 1024
+    file_rows: int = 50_000
+    file_s: float = 10.0
+    queue_rows: int = 200_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    at: datetime
+    request_id: str
+    model: ServedModel
+    rows: Rows
+    scores: NDArray[np.float32]
+
+
+class PredictionLog:
+    """Logs what is scored; `add` may be called from any thread.
+
+    Attributes
+    ----------
+    written, dropped : int
+        Rows.
+    """
+
+    def __init__(self, settings: LogSettings, *, clock: Clock | None = None) -> None:
+        self.settings = settings
+        self.written = self.dropped = 0
+        self._clock = clock or SystemClock()
+        self._waiting: deque[_Entry] = deque()
+        self._rows_waiting = 0
+        self._files = count()
+        self._wake, self._closing = threading.Event(), False
+        settings.folder.mkdir(parents=True, exist_ok=True)
+        self._thread = threading.Thread(target=self._write_on, name="prediction-log", daemon=True)
+        self._thread.start()
+
+    def add(self, model: ServedModel, rows: Rows, scores: NDArray[np.float32], request_id: str) -> None:
+        """Log one request, if its lot says so and there is room."""
+        if self.settings.share < 1 and random.random() >= self.settings.share:  # noqa: S311 - a sample, no secret
+            return
+        if self._rows_waiting + len(scores) > self.settings.queue_rows:
+            self.dropped += len(scores)
+            return
+        self._rows_waiting += len(scores)
+        self._waiting.append(_Entry(self._clock.now(), request_id, model, rows, scores))
+        if self._rows_waiting >= self.settings.file_rows:
+            self._wake.set()
+
+    def close(self) -> None:
+        """Write what waits and end."""
+        self._closing = True
+        self._wake.set()
+        self._thread.join(timeout=10)
+
+    def _write_on(self) -> None:
+        while not self._closing:
+            self._wake.wait(self.settings.file_s)
+            self._wake.clear()
+            self._write_waiting()
+        self._write_waiting()
+
+    def _write_waiting(self) -> None:
+        entries = [self._waiting.popleft() for _ in range(len(self._waiting))]
+        self._rows_waiting -= sum(len(entry.scores) for entry in entries)
+        for _, same in groupby(sorted(entries, key=_served), key=_served):
+            part = list(same)
+            rows = sum(len(entry.scores) for entry in part)
+            try:
+                self._write(part)
+                self.written += rows
+            except Exception:  # a thread of its own is a process boundary  # noqa: BLE001
+                self.dropped += rows
+                _LOG.exception("%s rows could not be logged in %s", rows, self.settings.folder)
+
+    def _write(self, entries: Sequence[_Entry]) -> None:
+        import pyarrow.parquet as pq  # here, because a sidecar without a log needs none of it
+
+        folder, last = self.settings.folder, entries[-1]
+        name = f"{last.at:%Y%m%dT%H%M%S%f}-v{last.model.version}-{os.getpid()}-{next(self._files)}"
+        fresh = folder / f".{name}"
+        try:
+            pq.write_table(pa.concat_tables(map(_table, entries)), fresh, compression="zstd")
+            fresh.replace(folder / f"{name}{_SUFFIX}")
+        finally:
+            fresh.unlink(missing_ok=True)
+        self._remove_oldest()
+
+    def _remove_oldest(self) -> None:
+        """Keep the folder within its bound; another worker may remove a file first."""
+        files = sorted(self.settings.folder.glob(f"*{_SUFFIX}"))
+        sizes = {file: file.stat().st_size for file in files if file.exists()}
+        total = sum(sizes.values())
+        for file, size in sizes.items():
+            if total <= self.settings.most_bytes:
+                return
+            file.unlink(missing_ok=True)
+            total -= size
+
+
+def _served(entry: _Entry) -> tuple[int, str]:
+    return entry.model.version, entry.model.ref.manifest_sha256 or ""
+
+
+def _table(entry: _Entry) -> pa.Table:
+    """Return the rows of one request, as the model read them."""
+    rows = len(entry.scores)
+    feed: Feed = feed_of(entry.model, entry.rows)
+    reader = entry.model.rows
+    read = dict(zip(reader.strings, feed.get(STRINGS, ()), strict=False)) | dict(
+        zip(reader.numbers, feed.get(NUMBERS, ()), strict=False)
+    )
+    features: list[Any] = [
+        pa.array(read[name], pa.string() if kind == "string" else pa.float32())
+        for name, kind in reader.signature.items()
+    ]
+    wide = entry.scores.ndim > 1
+    scores = pa.array(entry.scores.tolist(), pa.list_(pa.float32()) if wide else pa.float32())
+    return pa.table(
+        {
+            "at": pa.array([entry.at] * rows, pa.timestamp("us", "UTC")),
+            "request_id": pa.array([entry.request_id] * rows, pa.string()),
+            "row": pa.array(range(rows), pa.int32()),
+            "version": pa.array([entry.model.version] * rows, pa.int64()),
+            "manifest_sha256": pa.array([entry.model.ref.manifest_sha256] * rows, pa.string()),
+            "score": scores,
+            "features": pa.StructArray.from_arrays(features, list(reader.signature)),
+        }
+    )
