@@ -42,6 +42,12 @@ check: setup ## format, lint, types, import contracts, Dockerfiles, then the tes
 bench-predict: setup ## rows and batches through the embedded predictor, beside scikit-learn's and Alink's figures
 	@$(BIN)/python -m benchmarks.predict
 
+.PHONY: bench-serve
+bench-serve: setup ## the sidecar beside mlflow models serve, swaps under load, the embedded predictor; needs wrk
+	@command -v wrk > /dev/null || { [ "$$(id -u)" = 0 ] && apt-get install --quiet --quiet --yes wrk > /dev/null; } \
+	  || { echo "bench-serve needs wrk; on Debian: apt-get install wrk"; exit 1; }
+	@$(BIN)/python -m benchmarks.serve
+
 .PHONY: reference
 reference: setup ## write the generated part of docs/project.md
 	@$(BIN)/python scripts/write_reference.py

@@ -6,7 +6,6 @@ the peer's figures for Alink's Java LocalPredictor (rows prebuilt as objects) ar
 benchmarks/README.md, scikit-learn runs here.
 """
 
-import json
 import statistics
 import tempfile
 import time
@@ -25,6 +24,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from benchmarks.flights import NUMBERS, SCHEMA, STRINGS, wide_flights
 from benchmarks.model import FLOW, HASHED, SEED, free_port, mlflow_server, publish, running, trained
+from benchmarks.report import Row, bound, less, more, write
 from serving import LocalPredictor
 
 ALINK_ROW_US: Final = 3.5
@@ -34,11 +34,11 @@ _TRAINED_ROWS, _ASKED_ROWS, _BATCH_ROWS = 100_000, 20_000, 1_000
 _REPEATS = 5
 
 
-def rows() -> list[dict[str, Any]]:
+def rows() -> list[Row]:
     """Measure everything and return it as rows of `var/bench/serve.json`."""
     table = wide_flights(_TRAINED_ROWS + _ASKED_ROWS)
     known, asked = table.slice(0, _TRAINED_ROWS), table.slice(_TRAINED_ROWS)
-    measured: list[dict[str, Any]] = []
+    measured: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="bench-predict-") as folder:
         home, port = Path(folder), free_port()
         uri = f"http://127.0.0.1:{port}"
@@ -54,7 +54,7 @@ def rows() -> list[dict[str, Any]]:
     return measured
 
 
-def _single(name: str, predictor: LocalPredictor, asked: pa.Table) -> list[dict[str, Any]]:
+def _single(name: str, predictor: LocalPredictor, asked: pa.Table) -> list[Row]:
     """Return what a row costs: when its values are known, in a real stream, and when it brings values never seen."""
     stream = asked.select(list(SCHEMA)).to_pylist()
     known = stream[:200] * 25
@@ -72,8 +72,8 @@ def _single(name: str, predictor: LocalPredictor, asked: pa.Table) -> list[dict[
         ("3 of 20 values never seen", _parts(fresh), None),
     ):
         p50, p99 = _percentiles_us(predictor.predict, runs)
-        made.append(_at_most(f"{name} pipeline, one row, {case}: p50", p50, ALINK_ROW_US, "us", target))
-        made.append(_at_most(f"{name} pipeline, one row, {case}: p99", p99, ALINK_ROW_P99_US, "us", None))
+        made.append(bound(f"{name} pipeline, one row, {case}: p50", p50, "us", target, peer=ALINK_ROW_US))
+        made.append(bound(f"{name} pipeline, one row, {case}: p99", p99, "us", None, peer=ALINK_ROW_P99_US))
     return made
 
 
@@ -83,7 +83,7 @@ def _parts(stream: list[Any]) -> list[list[Any]]:
     return [stream[start : start + size] for start in range(0, size * _REPEATS, size)]
 
 
-def _beside_scikit_learn(predictor: LocalPredictor, known: pa.Table, asked: pa.Table) -> dict[str, Any]:
+def _beside_scikit_learn(predictor: LocalPredictor, known: pa.Table, asked: pa.Table) -> Row:
     pipeline = Pipeline(
         [
             (
@@ -104,10 +104,10 @@ def _beside_scikit_learn(predictor: LocalPredictor, known: pa.Table, asked: pa.T
     theirs, _ = _percentiles_us(pipeline.predict_proba, [frames] * 3)
     ours, _ = _percentiles_us(predictor.predict, _parts(asked.select(list(SCHEMA)).to_pylist()))
     name = "seed pipeline, one row, beside scikit-learn's predict_proba: p50"
-    return _row(name, ours, theirs, "us") | _target(theirs / ours, 200.0)
+    return less(name, ours, theirs, "us", at_least=200)
 
 
-def _batches(predictor: LocalPredictor, asked: pa.Table) -> list[dict[str, Any]]:
+def _batches(predictor: LocalPredictor, asked: pa.Table) -> list[Row]:
     """Return rows per second in batches of prebuilt columns, by what holds them; every batch is another."""
     table = asked.select(list(SCHEMA)).combine_chunks()
     plain = {name: table.column(name).combine_chunks() for name in SCHEMA}
@@ -124,9 +124,8 @@ def _batches(predictor: LocalPredictor, asked: pa.Table) -> list[dict[str, Any]]
     made = []
     for form, batches in forms.items():
         per_s = statistics.median(_rows_per_s(predictor.predict_batch, batches) for _ in range(_REPEATS))
-        name, ratio = f"hashed pipeline, {_BATCH_ROWS} rows as {form}", per_s / ALINK_ROWS_PER_S
-        row = _row(name, per_s, ALINK_ROWS_PER_S, "rows/s") | {"ratio": round(ratio, 2)}
-        made.append(row | _target(ratio, 5.0))
+        name = f"hashed pipeline, {_BATCH_ROWS} rows as {form}"
+        made.append(more(name, per_s, ALINK_ROWS_PER_S, "rows/s", at_least=5))
     return made
 
 
@@ -155,30 +154,9 @@ def _rows_per_s(predict: Callable[[Any], Any], batches: Sequence[Any]) -> float:
     return calls * _BATCH_ROWS / (time.perf_counter() - started)
 
 
-def _at_most(name: str, ours: float, peer: float, unit: str, limit: float | None) -> dict[str, Any]:
-    """Return a row whose target, where there is one, is a limit of our own figure."""
-    return _row(name, ours, peer, unit) | {"target": limit, "holds": None if limit is None else ours <= limit}
-
-
-def _row(name: str, ours: float, peer: float, unit: str) -> dict[str, Any]:
-    return {"name": name, "ours": round(ours, 2), "peer": round(peer, 2), "unit": unit, "ratio": round(peer / ours, 2)}
-
-
-def _target(ratio: float, target: float) -> dict[str, Any]:
-    return {"target": target, "holds": ratio >= target}
-
-
 def main() -> None:
     """Print the table and write `var/bench/predict.json`."""
-    measured = rows()
-    print(f"{'':72} {'ours':>12} {'peer':>12} {'':7} {'ratio':>8} {'target':>10}")
-    for row in measured:
-        target = "" if row["target"] is None else f"{row['target']:g} {'holds' if row['holds'] else 'MISSED'}"
-        figures = f"{row['ours']:12,.2f} {row['peer']:12,.2f} {row['unit']:7} {row['ratio']:8.2f}"
-        print(f"{row['name']:72} {figures} {target:>10}")
-    target_file = Path("var/bench/predict.json")
-    target_file.parent.mkdir(parents=True, exist_ok=True)
-    target_file.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
+    write("predict", rows())
 
 
 if __name__ == "__main__":
