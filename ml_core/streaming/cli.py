@@ -1,21 +1,25 @@
-"""`modelflow ingest`: Kafka into the event log, features and examples out of it."""
+"""`modelflow ingest`: Kafka into the event log, features and examples out. `modelflow learn`: a model out of those."""
 
 import json
 import logging
 import signal
 import threading
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ml_core.data.store import FeatureStore
-from ml_core.errors import StoreBusyError
+from ml_core.errors import ModelFlowError, StoreBusyError
 from ml_core.project import Flow, Project, load_project
 from ml_core.streaming.broker import Broker
 from ml_core.streaming.feed import Feed
 from ml_core.streaming.ingest import Ingested, Ingester
 
+if TYPE_CHECKING:
+    from ml_core.streaming.learner import Learner
+
+_PAUSE_S = 1.0
 _LOG = logging.getLogger("modelflow.streaming")
 
 
@@ -73,3 +77,47 @@ def run_ingest(
         feed.close()
         ingester.close()
     return ingester.total
+
+
+def learn(
+    flow: Annotated[str, typer.Argument(help="the flow")],
+    until_idle: Annotated[
+        bool, typer.Option(help="end once every example of the store is learned, and register what was learned")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="how it stands at the end, as one JSON object")] = False,
+) -> None:
+    """Continue the flow's head with every example as it comes; publish the model to its topic and to the registry."""
+    from ml_core.flow.registry import registry_of
+    from ml_core.streaming.learner import Learner
+
+    project = load_project()
+    found = project.flow(flow)
+    store = FeatureStore(found, root=project.root, home=project.home)
+    stop = told_to_stop()
+    learner = Learner(found, store, registry_of(project), broker_of(project, found))
+    try:
+        run_learn(learner, until_idle=until_idle, stop=stop)
+    finally:
+        learner.close()
+    at = learner.position
+    told = {"base": at.base, "watermark": at.watermark, "learned": learner.learned}
+    typer.echo(json.dumps(told) if as_json else f"{learner.learned} examples learned, up to {at.watermark}")
+
+
+def run_learn(learner: "Learner", *, until_idle: bool, stop: threading.Event) -> None:
+    """Learn until told to stop, or until the store holds no further example; what is away is waited for."""
+    while not stop.is_set():
+        try:
+            learned = learner.step()
+        except ModelFlowError as error:
+            if not error.retryable:
+                raise
+            _LOG.warning("%s", error)
+            stop.wait(_PAUSE_S)
+            continue
+        if until_idle and not learned and not learner.waiting:
+            break
+    if not stop.is_set():
+        learner.publish()
+        learner.register()
+        learner.settle()

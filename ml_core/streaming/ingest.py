@@ -8,12 +8,10 @@ One process ingests a kind of fact at a time, held by a lock, so no two go on fr
 ordered and what late means is `ml_core.streaming.order`'s to say.
 """
 
-import fcntl
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +22,7 @@ from ml_core.errors import StreamError
 from ml_core.project import Flow
 from ml_core.streaming.broker import Broker, reported
 from ml_core.streaming.deadletters import DeadLetters, dead_letter_topic
+from ml_core.streaming.held import Held
 from ml_core.streaming.order import Order
 from ml_core.streaming.records import INSTANT, Columns, Refused, read_facts, tick_of
 
@@ -95,7 +94,7 @@ class Ingester:
         self._open = ExitStack()
         try:
             for kind in flow.stream.facts:
-                self._open.enter_context(_Held(log.directory / kind))
+                self._open.enter_context(Held(log.directory / kind / ".ingester", "ingests these facts"))
             broker.ensure(dead_letter_topic(flow.name))
             ids = {
                 kind: broker.ensure(fact_topic(flow.name, kind), partitions=partitions) for kind in flow.stream.facts
@@ -238,25 +237,6 @@ class Ingester:
                     f"topic {part.topic!r} partition {part.partition}: {offset} records were read and it holds {end}:"
                     " it was deleted and made anew; start the ingester again"
                 )
-
-
-class _Held:
-    """The right to ingest one kind of fact; the kernel takes it back from a process that dies."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def __enter__(self) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._file = (self._folder / ".ingester").open("ab")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._file.close()
-            raise StreamError(f"{self._folder}: another process ingests these facts; stop it first") from None
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
 
 
 def _micros(instant: datetime) -> int:

@@ -32,7 +32,7 @@ class Trained:
     Attributes
     ----------
     kind : str
-        ``full`` or ``incremental``.
+        ``full``, ``incremental`` or ``stream``.
     way : str
         How it follows its parent, and its children follow it: ``online``, ``continued`` or ``refit``.
     parent : int or None
@@ -54,7 +54,7 @@ def publish(
 ) -> ModelVersion:
     """Register `trained` as a new version of `flow`, in no stage yet."""
     last = store.examples(max(trained.watermark - _GOLDEN_ROWS, 0), trained.watermark)
-    golden = _with_odd_rows(last.select(list(trained.model.signature)))
+    golden = golden_rows(last, trained.model.signature)
     own_tags = {
         "kind": trained.kind,
         "way": trained.way,
@@ -99,8 +99,12 @@ def _metrics(flow: Flow, trained: Trained) -> dict[str, float]:
     return metrics
 
 
-def _with_odd_rows(rows: pa.Table) -> pa.Table:
-    """Append a row of nothing but missing values and one of strings never seen, which every predictor must score."""
+def golden_rows(examples: pa.Table, signature: Mapping[str, str]) -> pa.Table:
+    """Return the last examples' raw columns, a row of nothing but missing values, and one of strings never seen.
+
+    Every predictor must score them all.
+    """
+    rows = examples.slice(max(0, examples.num_rows - _GOLDEN_ROWS)).select(list(signature))
     odd = pa.table(
         {
             field.name: pa.array(

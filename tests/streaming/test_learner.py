@@ -1,0 +1,323 @@
+"""The resident learner: whatever happens to it, its weights are those of one undisturbed pass over the examples."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ml_core.data import FeatureStore
+from ml_core.errors import RegistryError, StreamError
+from ml_core.flow.registry import Registry
+from ml_core.flow.topic import ModelReader, StreamedModel, take_apart
+from ml_core.pipeline import PipelineModel
+from ml_core.project import Flow
+from ml_core.streaming.breaker import Breaker
+from ml_core.streaming.broker import Broker
+from ml_core.streaming.feed import Feed
+from ml_core.streaming.learner import Learner
+from ml_core.streaming.publisher import model_topic
+from ml_core.training import judge_and_promote, train_full, train_increment
+from tests.data.conftest import arrived, at, ordered
+from tests.streaming.processes import ProjectOnDisk
+from tests.streaming.reading import everything
+
+
+def live(store: FeatureStore, first: int, stop: int) -> None:
+    """Let orders come, each with its label half an hour later, and absorb them."""
+    days = [number * 7 % 11 for number in range(first, stop)]
+    through = at(stop + 30)
+    names = [(f"o{number:06d}", "abc"[number % 3]) for number in range(first, stop)]
+    asked = range(first, stop)
+    facts = zip(names, asked, days, strict=True)
+    store.log.append("ordered", ordered(*((*name, n, n - 1) for name, n, _ in facts)), through=through)
+    facts = zip(names, asked, days, strict=True)
+    store.log.append("arrived", arrived(*((*name, day, n + 30) for name, n, day in facts)), through=through)
+    store.absorb()
+
+
+def undisturbed(flow: Flow, store: FeatureStore, first: int, stop: int) -> str:
+    """Return the digest of a model that learned the examples [first, stop) in one pass."""
+    model = PipelineModel.build(flow.pipeline, store.schema())
+    table = store.examples(first, stop)
+    model.learn(table, table.column("label").to_numpy())
+    return model.state_digest()
+
+
+def drained(learner: Learner) -> Learner:
+    """Step until every example of the store is learned."""
+    while learner.step() or learner.waiting:
+        pass
+    return learner
+
+
+def streamed(broker: Broker, flow: Flow) -> tuple[ModelReader, StreamedModel]:
+    """Return the model that a follower has after reading the whole model topic."""
+    reader = ModelReader()
+    for record in everything(broker, model_topic(flow.name)):
+        reader.read(record.value, dict(record.headers))
+    assert reader.current is not None
+    return reader, reader.current
+
+
+@pytest.fixture(scope="session")
+def empty_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the database of a registry that holds nothing; making one takes seconds."""
+    file = tmp_path_factory.mktemp("registry") / "mlflow.db"
+    assert Registry(f"sqlite:///{file}").head("nothing") is None
+    return file
+
+
+@pytest.fixture
+def registry(empty_registry: Path, flow: Flow, store: FeatureStore, tmp_path: Path) -> Registry:
+    """Return a registry whose head of the flow has learned its first 300 examples."""
+    live(store, 0, 300)
+    home = tmp_path / "home" / "mlflow"
+    home.mkdir(parents=True)
+    shutil.copyfile(empty_registry, home / "mlflow.db")
+    registry = Registry(f"sqlite:///{home}/mlflow.db", artifacts=(home / "artifacts").as_uri())
+    assert judge_and_promote(flow, registry, train_full(flow, store, registry)).accepted
+    return registry
+
+
+@pytest.fixture
+def feed(flow: Flow, store: FeatureStore, broker: Broker, registry: Registry) -> Iterator[Feed]:
+    """Return what emits the flow's examples, after those of the head."""
+    del registry
+    feed = Feed(flow, store, broker)
+    yield feed
+    feed.close()
+
+
+@pytest.fixture
+def learning(flow: Flow, store: FeatureStore, broker: Broker, registry: Registry) -> Iterator[Callable[..., Learner]]:
+    """Return a maker of learners, closed at the end."""
+    made: list[Learner] = []
+
+    def make(**settings: Any) -> Learner:
+        learn = flow.stream.learn.model_copy(update=settings)
+        changed = flow.model_copy(update={"stream": flow.stream.model_copy(update={"learn": learn})})
+        made.append(Learner(changed, store, registry, broker))
+        return made[-1]
+
+    yield make
+    for learner in made:
+        learner.close()
+
+
+def test_it_learns_from_the_topic_what_training_learns_from_the_store(
+    flow: Flow, store: FeatureStore, feed: Feed, learning: Callable[..., Learner]
+) -> None:
+    for stop in (400, 1_500, 4_000):
+        live(store, store.progress().next_example, stop)
+        feed.step()
+    learner = drained(learning())
+    assert learner.position.watermark == store.progress().next_example > 3_900
+    assert learner.learned == learner.position.watermark - learner.position.started
+    assert learner.model.state_digest() == undisturbed(flow, store, 0, learner.position.watermark)
+    assert learner._examples.from_store == 0, "the topic had them all"
+
+
+def test_what_the_topic_lacks_comes_from_the_store(
+    flow: Flow, store: FeatureStore, broker: Broker, registry: Registry, learning: Callable[..., Learner]
+) -> None:
+    """A topic begins after the head, repeats itself, and forgets."""
+    live(store, 300, 500)
+    late = Feed(flow, store, broker)
+    live(store, 500, 700)
+    late.step()
+    (store.directory / "emitted.json").unlink()
+    late.close()
+    live(store, 700, 800)
+    learner = drained(learning())
+    assert learner._examples.from_store > 0
+    assert learner.position.watermark == store.progress().next_example
+    assert learner.model.state_digest() == undisturbed(flow, store, 0, learner.position.watermark)
+    assert registry.head(flow.name) is not None
+
+
+def test_a_follower_of_the_model_topic_has_the_learners_very_weights(
+    flow: Flow, store: FeatureStore, feed: Feed, broker: Broker, learning: Callable[..., Learner]
+) -> None:
+    live(store, 300, 2_400)
+    feed.step()
+    learner = drained(learning(publish_rows=300))
+    learner.publish()
+    reader, model = streamed(broker, flow)
+    skeleton, parameters = take_apart(learner.model.to_onnx())
+    assert (reader.problem, model.skeleton, set(model.parameters)) == (None, skeleton, set(parameters))
+    assert all(model.parameters[name].tobytes() == array.tobytes() for name, array in parameters.items())
+    assert model.described["watermark"] == learner.position.watermark
+    assert model.sequence >= 3, "one whole, and what changed since"
+    sequence = model.sequence
+    learner.close()
+    again = learning()
+    again.publish()
+    assert streamed(broker, flow)[1].sequence == sequence + 1
+
+
+def test_a_checkpoint_is_where_the_next_process_goes_on(
+    flow: Flow, store: FeatureStore, feed: Feed, learning: Callable[..., Learner]
+) -> None:
+    live(store, 300, 900)
+    feed.step()
+    first = drained(learning())
+    watermark, digest = first.position.watermark, first.model.state_digest()
+    first.close()
+    second = learning()
+    assert (second.position.watermark, second.model.state_digest()) == (watermark, digest)
+    second.close()
+    (checkpoint,) = (store.directory / "learner").glob("0*-*")
+    (checkpoint / "state" / "state.npz").write_bytes(b"damaged")
+    third = learning()
+    assert third.position.watermark == third.position.started, "a damaged one is passed over"
+    assert drained(third).model.state_digest() == digest == undisturbed(flow, store, 0, watermark)
+
+
+def test_an_accepted_version_is_a_child_of_the_head_and_learning_goes_on(
+    flow: Flow, store: FeatureStore, feed: Feed, registry: Registry, learning: Callable[..., Learner]
+) -> None:
+    live(store, 300, 900)
+    feed.step()
+    learner = drained(learning())
+    learner.register()
+    live(store, 900, 1_000)
+    feed.step()
+    learner.settle()
+    head = registry.head(flow.name)
+    assert head is not None
+    assert (head.kind, head.parent, head.version, head.trained_through) == ("stream", 1, 2, at(899 + 30))
+    assert learner.position.continues(head)
+    drained(learner)
+    assert learner.position.watermark > head.watermark
+    assert learner.model.state_digest() == undisturbed(flow, store, 0, learner.position.watermark)
+    learner.register()
+    learner.settle()
+    second = registry.head(flow.name)
+    assert second is not None
+    assert second.parent == head.version
+
+
+def test_a_refused_version_takes_nothing_back(
+    flow: Flow, store: FeatureStore, feed: Feed, registry: Registry, learning: Callable[..., Learner]
+) -> None:
+    """What it learned is what the next child of the head learns anyway."""
+    live(store, 300, 320)
+    feed.step()
+    learner = drained(learning())
+    learner.register()
+    learner.settle()
+    head = registry.head(flow.name)
+    assert head is not None
+    assert head.version == 1, "too few rows to judge on"
+    live(store, 320, 900)
+    feed.step()
+    drained(learner).register()
+    learner.settle()
+    head = registry.head(flow.name)
+    assert head is not None
+    assert (head.version, head.parent) == (3, 1)
+    assert learner.model.state_digest() == undisturbed(flow, store, 0, head.watermark)
+
+
+def test_a_head_that_others_made_is_continued_without_a_gap(  # noqa: PLR0917 - fixtures
+    flow: Flow,
+    store: FeatureStore,
+    feed: Feed,
+    broker: Broker,
+    registry: Registry,
+    learning: Callable[..., Learner],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    live(store, 300, 600)
+    feed.step()
+    learner = drained(learning())
+    other = train_increment(flow, store, registry)
+    assert other is not None
+    assert judge_and_promote(flow, registry, other).accepted
+    live(store, 600, 900)
+    feed.step()
+    drained(learner)
+    monkeypatch.setattr("ml_core.streaming.learner._LOOK_S", 0.0)
+    while learner.position.base != other.version:
+        learner.step()
+    drained(learner)
+    assert learner.position.watermark == store.progress().next_example
+    assert learner.model.state_digest() == undisturbed(flow, store, 0, learner.position.watermark)
+    assert streamed(broker, flow)[1].described["parent"] == other.version
+
+
+def test_one_process_learns_a_flow_and_one_without_a_head_says_so(  # noqa: PLR0917 - fixtures
+    flow: Flow,
+    store: FeatureStore,
+    broker: Broker,
+    registry: Registry,
+    learning: Callable[..., Learner],
+    tmp_path: Path,
+    empty_registry: Path,
+) -> None:
+    learning()
+    with pytest.raises(StreamError, match="another process learns this flow"):
+        Learner(flow, store, registry, broker)
+    elsewhere = FeatureStore(flow, root=tmp_path, home=tmp_path / "elsewhere")
+    with pytest.raises(RegistryError, match="full training"):
+        Learner(flow, elsewhere, Registry(f"sqlite:///{empty_registry}"), broker)
+
+
+def test_the_breaker_opens_at_a_flood_of_wrong_labels_and_closes_after_it() -> None:
+    """Wrong labels for a while must not become the measure of themselves."""
+    draw = np.random.default_rng(0)
+    breaker = Breaker("binary", rows=100, ratio=2.0)
+    scores = np.where(draw.random(1_000) < 0.5, 0.9, 0.1)
+    labels = (draw.random(1_000) < scores).astype(np.float64)
+    breaker.watch(labels, scores)
+    assert breaker.reason is None
+    for start in range(0, 1_000, 30):
+        breaker.watch(1 - labels[start : start + 30], scores[start : start + 30])
+    assert breaker.reason is not None
+    assert "2 times the usual" in breaker.reason
+    breaker.watch(labels[:200], scores[:200])
+    assert (breaker.reason, breaker.trips) == (None, 1)
+
+
+def test_an_open_breaker_holds_publications_back(
+    flow: Flow, store: FeatureStore, feed: Feed, broker: Broker, learning: Callable[..., Learner]
+) -> None:
+    live(store, 300, 900)
+    feed.step()
+    learner = drained(learning())
+    learner.publish()
+    sequence = streamed(broker, flow)[1].sequence
+    learner.breaker.reason = "a test said so"
+    learner.publish()
+    learner.register()
+    learner.settle()
+    assert streamed(broker, flow)[1].sequence == sequence
+    assert learner.position.base == 1
+    assert "a test said so" in (store.directory / "learner" / "status.json").read_text()
+
+
+@pytest.mark.parametrize("kills", [1, pytest.param(30, marks=pytest.mark.slow)])
+def test_a_learner_killed_at_any_moment_ends_with_the_weights_of_an_undisturbed_run(  # noqa: PLR0917 - fixtures
+    broker: Broker, flow: Flow, store: FeatureStore, feed: Feed, registry: Registry, tmp_path: Path, kills: int
+) -> None:
+    """Promise 3, whatever was being learned, kept, published, registered or promoted."""
+    project = ProjectOnDisk.write(tmp_path, flow, broker)
+    status = store.directory / "learner" / "status.json"
+    rows = 6_000
+    for rounds in range(kills):
+        live(store, 300 + rounds * rows // kills, 300 + (rounds + 1) * rows // kills)
+        feed.step()
+        status.unlink(missing_ok=True)
+        command = ("learn", flow.name, "--until-idle")
+        project.kill_at_random(command, times=1, seed=rounds, begun=status.exists, longest_s=1.5)
+    project.run("learn", flow.name, "--until-idle")
+    head = registry.head(flow.name)
+    assert head is not None
+    assert (head.kind, head.watermark) == ("stream", store.progress().next_example)
+    package = registry.download(head, tmp_path / "last")
+    digest = PipelineModel.load(package / "state", flow.pipeline).state_digest()
+    assert digest == undisturbed(flow, store, 0, head.watermark)
+    assert streamed(broker, flow)[1].described["watermark"] == head.watermark
