@@ -48,6 +48,10 @@ bench-serve: setup ## the sidecar beside mlflow models serve, swaps under load, 
 	  || { echo "bench-serve needs wrk; on Debian: apt-get install wrk"; exit 1; }
 	@$(BIN)/python -m benchmarks.serve
 
+.PHONY: bench-train
+bench-train: setup ## learning beside Vowpal Wabbit, river and scikit-learn, and the memory of 30 million rows
+	@$(BIN)/python -m benchmarks.train
+
 .PHONY: reference
 reference: setup ## write the generated part of docs/project.md
 	@$(BIN)/python scripts/write_reference.py

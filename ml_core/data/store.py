@@ -188,21 +188,24 @@ class FeatureStore:
 
         Columns: `offset`, `key`, `request_time`, `labelled_at`, `label` (float32, 0 or 1), then the features.
         """
-        return decoded(self._examples(first, stop))
+        return decoded(self._examples(first, stop, named=("key", "request_time", "labelled_at")))
 
     def example_batches(self, first: int, stop: int, *, rows: int = _BATCH_ROWS) -> Iterator[pa.RecordBatch]:
         """Yield the examples at offsets [first, stop) in batches of at most `rows`, in order.
 
-        As `examples` gives them, but with strings as Arrow dictionaries. The file is only held while several batches
-        are read, never while their reader learns; opening it for each would cost as much as reading it.
+        Columns: `offset`, `labelled_at`, `label`, then the features, strings as Arrow dictionaries. Keys and request
+        times stay behind: learning has no use for them, and reading them costs about as much as reading the rest. The
+        file is only held while several batches are read, never while their reader learns; opening it for each would
+        cost as much as reading it.
         """
         step = rows * max(1, _SLICE_ROWS // rows)
         for start in range(first, stop, step):
-            yield from self._examples(start, min(start + step, stop)).combine_chunks().to_batches(max_chunksize=rows)
+            found = self._examples(start, min(start + step, stop), named=("labelled_at",))
+            yield from found.combine_chunks().to_batches(max_chunksize=rows)
 
-    def _examples(self, first: int, stop: int) -> pa.Table:
+    def _examples(self, first: int, stop: int, *, named: Sequence[str]) -> pa.Table:
         with self._reader() as connection:
-            return tables.read_examples(connection, first, stop)
+            return tables.read_examples(connection, first, stop, named=named)
 
     def offset_at(self, instant: datetime) -> int:
         """Return the offset of the first example that became known at or after `instant`."""

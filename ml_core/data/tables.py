@@ -263,10 +263,19 @@ def rebuild_examples(connection: Connection) -> None:
     _insert_fresh(connection)
 
 
-def read_examples(connection: Connection, first: int, stop: int) -> pa.Table:
-    """Return examples [first, stop) in order, their strings as Arrow dictionaries."""
+def read_examples(
+    connection: Connection,
+    first: int,
+    stop: int,
+    *,
+    named: Sequence[str],
+) -> pa.Table:
+    """Return examples [first, stop) in order, their strings as Arrow dictionaries.
+
+    Columns: `offset`, those of `named`, `label`, then the features.
+    """
     schema = feature_schema(connection)
-    columns = ", ".join(map(quoted, ("offset", "key", "request_time", "labelled_at", "label", *schema)))
+    columns = ", ".join(map(quoted, ("offset", *named, "label", *schema)))
     # stored in this order and read back in it; sorting again costs as much as reading
     rows = connection.sql(
         f'select {columns} from examples where "offset" >= $first and "offset" < $stop',  # noqa: S608 - identifiers are quoted
