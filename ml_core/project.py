@@ -206,6 +206,16 @@ class GateSettings(_Table):
     max_calibration_error: float = Field(
         default=0.10, gt=0, description="largest gap between mean score and label rate over the judged rows"
     )
+    max_score_shift: float = Field(
+        default=0.2, gt=0, description="largest mean distance between equal quantiles of its and the champion's scores"
+    )
+    max_latency_ms: float = Field(default=50.0, gt=0, description="median time its graph may take for one row")
+    max_live_regression: float = Field(
+        default=0.02,
+        ge=0,
+        description="log loss by which a promoted version may, at least, trail the one before on the labels that"
+        " follow; past it the flow is rolled back",
+    )
 
 
 class RetentionSettings(_Table):

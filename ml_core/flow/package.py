@@ -183,6 +183,11 @@ def as_feed(columns: Mapping[str, list[Any]], signature: Mapping[str, str]) -> d
     return feed
 
 
+def golden_rows(package: Package) -> dict[str, NDArray[Any]]:
+    """Return the golden rows as the graph takes them."""
+    return as_feed(_read_json(package.directory / GOLDEN)["rows"], package.signature)
+
+
 def distance(found: NDArray[Any], expected: NDArray[np.float64]) -> float:
     """Return how far scores lie apart at most: absolute up to 1, as every probability is, relative above."""
     return float((np.abs(found - expected) / np.maximum(1.0, np.abs(expected))).max(initial=0.0))

@@ -124,7 +124,14 @@ class Registry(Transitions):
         return self._operate(flow, decide)
 
     def rollback(
-        self, flow: str, *, why: str, to: int | None = None, resume_at: int | None = None, who: str | None = None
+        self,
+        flow: str,
+        *,
+        why: str,
+        to: int | None = None,
+        resume_at: int | None = None,
+        expected_champion: int | None = None,
+        who: str | None = None,
     ) -> Entry:
         """Make an earlier champion the champion again; the next increment continues from its state.
 
@@ -137,9 +144,13 @@ class Registry(Transitions):
         resume_at : int, optional
             Where its next increment starts to learn: the examples between its watermark and this offset are skipped. By
             default none are: they are learned again.
+        expected_champion : int, optional
+            Roll back only while this version is champion.
 
         Raises
         ------
+        HeadMovedError
+            Another version became champion first.
         PromotionError
             There is nothing to roll back to, the version never served, or `resume_at` lies before its watermark.
         VersionNotFoundError
@@ -165,7 +176,7 @@ class Registry(Transitions):
         def decide(last: Entry, _: Standing) -> Entry | None:
             if last.champion == target and resume_at == version.resume_at:
                 return None
-            if to is None and last.previous != target:
+            if (to is None and last.previous != target) or expected_champion not in {None, last.champion}:
                 raise HeadMovedError(f"{flow}: another transition came first; look at `modelflow history {flow}`")
             wanted = self._champion(last, target)
             previous = self.ledger.became(flow, target, by_rollback=False).before

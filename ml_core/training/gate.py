@@ -9,16 +9,20 @@ that model learned it. Three policies share that rule:
 
 The interval on the difference in log loss is a paired bootstrap over blocks of consecutive rows, because
 neighbouring rows share their hour and their weather (moving blocks: Künsch 1989, The Annals of Statistics 17(3)).
-The gate decides; the registry carries the decision out.
+Beside the loss there are limits on calibration, on the shift of the scores against the champion's, and on the time a
+row takes. The gate decides; the registry carries the decision out.
 """
 
 import tempfile
+import time
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ml_core.errors import PackageError, VersionNotFoundError
+from ml_core.flow.package import Package, golden_rows
 from ml_core.flow.registry import Registry
 from ml_core.flow.verdict import Verdict
 from ml_core.flow.version import ModelVersion
@@ -27,6 +31,7 @@ from ml_core.training.evaluation import SLICE_FILE, ScoredSlice
 from ml_core.training.tasks import figures, row_loss
 
 _RESAMPLES = 1_000
+_TIMED = 101
 
 
 class _Versions(Protocol):
@@ -49,8 +54,15 @@ def judge_and_promote(flow: Flow, registry: Registry, version: ModelVersion) -> 
         Another version became champion since; judge again.
     """
     champion = registry.head(flow.name)
-    with tempfile.TemporaryDirectory(prefix="modelflow-judge-") as scratch:
-        verdict = _verdict(flow.gate, registry, version, champion, Path(scratch))
+    try:
+        with (
+            registry.proved(version) as package,
+            tempfile.TemporaryDirectory(prefix="modelflow-judge-") as scratch,
+        ):
+            latency_ms = row_latency_ms(package)
+            verdict = _verdict(flow.gate, registry, version, champion, scratch=Path(scratch), latency_ms=latency_ms)
+    except PackageError as error:
+        verdict = Verdict(accepted=False, policy="verification", rows=0, reasons=(str(error),), figures={})
     if verdict.accepted:
         expected = None if champion is None else champion.version
         registry.promote(flow.name, version.version, verdict=verdict, expected_champion=expected)
@@ -60,7 +72,12 @@ def judge_and_promote(flow: Flow, registry: Registry, version: ModelVersion) -> 
 
 
 def judge(
-    settings: GateSettings, policy: str, challenger: ScoredSlice, champion: NDArray[np.float64] | None
+    settings: GateSettings,
+    policy: str,
+    challenger: ScoredSlice,
+    champion: NDArray[np.float64] | None,
+    *,
+    latency_ms: float = 0.0,
 ) -> Verdict:
     """Return the verdict on one challenger's scored rows.
 
@@ -72,13 +89,18 @@ def judge(
         The rows judged on, newest last.
     champion : ndarray of float64, shaped as the challenger's scores, or None
         The champion's scores of the same rows; None for the policy ``first``.
+    latency_ms : float
+        What one row takes in the challenger's graph.
     """
     rows = challenger.labels.size
     if not rows or not np.isfinite(challenger.scores).all():
         found = f"{int((~np.isfinite(challenger.scores)).sum())} of {rows} scores are not finite" if rows else "no rows"
         return Verdict(accepted=False, policy=policy, rows=rows, reasons=(f"nothing to judge: {found}",), figures={})
     shown = figures(challenger.task, challenger.labels, challenger.scores)
+    shown["latency_ms"] = latency_ms
     reasons = []
+    if latency_ms > settings.max_latency_ms:
+        reasons.append(f"a row takes {latency_ms:.3g} ms, at most {settings.max_latency_ms:g} ms allowed")
     if rows < settings.min_rows:
         reasons.append(f"judged on {rows} rows, at least {settings.min_rows} wanted")
     gap = shown["calibration_error"]
@@ -93,12 +115,18 @@ def judge(
     else:
         losses, theirs = (row_loss(challenger.task, challenger.labels, said) for said in (challenger.scores, champion))
         lower, upper = paired_interval(losses - theirs, confidence=settings.confidence)
+        shift = score_shift(challenger, champion)
         margin = settings.non_inferiority_margin if policy == "non-inferiority" else -settings.superiority_margin
         shown |= {
             "champion_log_loss": float(theirs.mean()),
             "log_loss_difference_lower": lower,
             "log_loss_difference_upper": upper,
+            "score_shift": shift,
         }
+        if shift > settings.max_score_shift:
+            reasons.append(
+                f"scores are spread {shift:.4f} apart from the champion's, at most {settings.max_score_shift:g} allowed"
+            )
         if not upper < margin:
             reasons.append(
                 f"log loss may exceed the champion's by {upper:+.5f} (upper end of the {settings.confidence:.0%}"
@@ -122,15 +150,42 @@ def paired_interval(differences: NDArray[np.float64], *, confidence: float, seed
     return float(lower), float(upper)
 
 
+def score_shift(challenger: ScoredSlice, champion: NDArray[np.float64]) -> float:
+    """Return how far two models' scores of the same rows are spread apart: the mean distance of equal quantiles.
+
+    The Wasserstein distance of order 1: in probability, the worst class's, or in standard deviations of the labels.
+    """
+    scale = float(challenger.labels.std()) or 1.0
+    apart = np.abs(np.sort(challenger.scores, axis=0) - np.sort(champion, axis=0)).mean(axis=0)
+    return float(np.max(apart)) / (scale if challenger.task == "regression" else 1.0)
+
+
+def row_latency_ms(package: Package) -> float:
+    """Return the median time of one row through a package's graph, in milliseconds; the first call is not counted."""
+    row = {name: column[:1] for name, column in golden_rows(package).items()}
+    package.score(row)
+    instants = [time.perf_counter()]
+    for _ in range(_TIMED):
+        package.score(row)
+        instants.append(time.perf_counter())
+    return float(np.median(np.diff(instants))) * 1_000
+
+
 def _verdict(
-    settings: GateSettings, registry: _Versions, version: ModelVersion, champion: ModelVersion | None, scratch: Path
+    settings: GateSettings,
+    registry: _Versions,
+    version: ModelVersion,
+    champion: ModelVersion | None,
+    *,
+    scratch: Path,
+    latency_ms: float,
 ) -> Verdict:
     evidence = _evidence(registry, version, scratch)
     if champion is None:
-        return judge(settings, "first", evidence.last(settings.max_rows), None)
+        return judge(settings, "first", evidence.last(settings.max_rows), None, latency_ms=latency_ms)
     if version.parent == champion.version:
         recent = evidence.last(settings.max_rows)
-        return judge(settings, "non-inferiority", recent, recent.parent_scores)
+        return judge(settings, "non-inferiority", recent, recent.parent_scores, latency_ms=latency_ms)
     if version.kind != "full":
         reason = (
             f"it continues version {version.parent}, but the champion is {champion.version} by now, whose next"
@@ -142,7 +197,7 @@ def _verdict(
     first = max(evidence.first, stop - settings.max_rows)
     recorded = _lineage_scores(registry, champion, first, stop, scratch)
     recent = evidence.between(stop - recorded.size, stop)
-    return judge(settings, "superiority", recent, recorded)
+    return judge(settings, "superiority", recent, recorded, latency_ms=latency_ms)
 
 
 def _lineage_scores(
@@ -159,7 +214,10 @@ def _lineage_scores(
         stop = min(stop, scored.first)
         if stop <= first or version.parent is None:
             return np.concatenate(parts[::-1])
-        version = registry.version(version.flow, version.parent)
+        try:
+            version = registry.version(version.flow, version.parent)
+        except VersionNotFoundError:
+            return np.concatenate(parts[::-1])  # retention has deleted it
 
 
 def _evidence(registry: _Versions, version: ModelVersion, scratch: Path) -> ScoredSlice:

@@ -5,7 +5,7 @@ import dagster as dg
 from ml_core.flow.registry import Registry
 from ml_core.flow.version import ModelVersion
 from ml_core.project import Flow
-from ml_core.training import ScoredSlice, judge_and_promote, train_full, train_increment
+from ml_core.training import ScoredSlice, roll_back_if_worse, settle, train_full, train_increment
 from orchestration.assets.names import key, presented
 from orchestration.outcomes import reported
 from orchestration.pictures import calibration_plot
@@ -42,8 +42,10 @@ def model_assets(flow: Flow) -> list[dg.AssetsDefinition]:
     )
     def incremental_model(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult[None]:
         with reported(context, flow):
-            registry = platform.registry()
-            version = train_increment(flow, platform.store(flow), registry, tags={"dagster_run_id": context.run.run_id})
+            registry, store = platform.registry(), platform.store(flow)
+            if (rolled_back := roll_back_if_worse(flow, store, registry)) is not None:
+                context.log.warning("rolled back to version %s: %s", rolled_back.champion, rolled_back.why)
+            version = train_increment(flow, store, registry, tags={"dagster_run_id": context.run.run_id})
             if version is None:
                 return dg.MaterializeResult(metadata={"outcome": "nothing was labelled since the head was trained"})
             return dg.MaterializeResult(metadata=_metadata(registry, version))
@@ -66,13 +68,12 @@ def model_assets(flow: Flow) -> list[dg.AssetsDefinition]:
     )
     def served_model(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:  # type: ignore[type-arg]  # Dagster refuses a subscript here
         with reported(context, flow):
-            registry = platform.registry()
+            registry, store = platform.registry(), platform.store(flow)
             results = []
-            for version in registry.versions(flow.name):
-                if version.verdict is None and version.stage == "None":
-                    verdict = judge_and_promote(flow, registry, version)
-                    context.log.info("version %s: %s", version.version, verdict)
-                    results.append(_check(version, verdict.accepted, verdict.to_json()))
+            for waiting in registry.pending(flow.name):
+                version, verdict = settle(flow, store, registry, waiting, tags={"dagster_run_id": context.run.run_id})
+                context.log.info("version %s: %s", version.version, verdict)
+                results.append(_check(version, verdict.accepted, verdict.to_json()))
             champion = registry.head(flow.name)
             metadata = {} if champion is None else _metadata(registry, champion)
         return dg.MaterializeResult(metadata=metadata, check_results=results[-1:] or [_nothing_judged()])

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+from scipy.stats import wasserstein_distance
 
 from ml_core.project import GateSettings
 from ml_core.training.evaluation import ScoredSlice
-from ml_core.training.gate import judge, paired_interval
+from ml_core.training.gate import judge, paired_interval, score_shift
 
 SETTINGS = GateSettings()
 ROWS = 8_000
@@ -83,6 +84,33 @@ def test_a_miscalibrated_challenger_is_refused_whatever_its_ranking() -> None:
     labels, truth = world(6)
     verdict = judge(SETTINGS, "first", scored(labels, truth**0.2), None)
     assert any("mean score and label rate" in reason for reason in verdict.reasons)
+
+
+def test_a_leaked_model_whose_held_out_loss_is_worse_is_refused() -> None:
+    """It saw the label in a feature while it trained; on rows scored before they are learned there is none."""
+    labels, truth = world(8)
+    leaked = np.where(np.random.default_rng(1).random(ROWS) < 0.5, 0.02, 0.6)
+    verdict = judge(SETTINGS, "superiority", scored(labels, leaked), blurred(truth, 2, 0.1))
+    assert not verdict.accepted
+    assert verdict.figures["log_loss_difference_lower"] > 0
+
+
+def test_a_challenger_whose_scores_are_spread_otherwise_is_refused() -> None:
+    """Whoever acts on a threshold would act on other rows overnight."""
+    labels, truth = world(9)
+    settings = SETTINGS.model_copy(update={"max_score_shift": 0.05})
+    verdict = judge(settings, "superiority", scored(labels, truth), np.full(ROWS, labels.mean()))
+    assert verdict.figures["score_shift"] == pytest.approx(wasserstein_distance(truth, [labels.mean()]))
+    assert [reason for reason in verdict.reasons if "are spread" in reason] == list(verdict.reasons)
+    two_classes = np.stack([truth, 1 - truth], axis=1)
+    assert score_shift(scored(labels, two_classes), two_classes[::-1]) == 0.0
+
+
+def test_a_challenger_slower_than_its_budget_is_refused() -> None:
+    labels, truth = world(10)
+    assert judge(SETTINGS, "first", scored(labels, truth), None, latency_ms=50.0).accepted
+    verdict = judge(SETTINGS, "first", scored(labels, truth), None, latency_ms=50.1)
+    assert verdict.reasons == ("a row takes 50.1 ms, at most 50 ms allowed",)
 
 
 @pytest.mark.parametrize("confidence", [0.8, 0.95])

@@ -1,5 +1,6 @@
 """Every example trains once per lineage: the weights do not depend on where slices were cut, or on what was refused."""
 
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 
@@ -25,7 +26,12 @@ class Story:
     def __init__(self, root: Path) -> None:
         root.mkdir(exist_ok=True)
         (root / "features.sql").write_text(FEATURES, encoding="utf-8")
-        gate = {"min_rows": 50, "first_max_normalised_entropy": 1.5, "max_calibration_error": 0.5}
+        gate = {
+            "min_rows": 50,
+            "first_max_normalised_entropy": 1.5,
+            "max_calibration_error": 0.5,
+            "max_score_shift": 1.0,
+        }
         settings = orders_flow().model_dump()
         flow = Flow.model_validate(settings | {"gate": gate | {"non_inferiority_margin": 0.5}})
         self.flow = flow.model_copy(update={"name": "orders"})
@@ -33,13 +39,14 @@ class Story:
         self.registry = Registry(f"sqlite:///{root}/mlflow.db")
         self._day = 0
 
-    def live(self, days: int = 1, rows: int = 120) -> None:
+    def live(self, days: int = 1, rows: int = 120, late: Mapping[str, float] | None = None) -> None:
         """Let days pass: orders of two shops, one of which is late far more often."""
+        rates = late or {"north": 0.7, "south": 0.1}
         for _ in range(days):
             random, start = np.random.default_rng(self._day), self._day * 1_440
             minutes = np.sort(random.integers(1, 1_000, rows))
             shops = random.choice(["north", "south"], rows)
-            took = np.where(random.random(rows) < np.where(shops == "north", 0.7, 0.1), 5, 1)
+            took = np.where(random.random(rows) < np.where(shops == "north", rates["north"], rates["south"]), 5, 1)
             facts = [
                 (f"{self._day}-{row}", str(shops[row]), start + int(minutes[row]), int(took[row]))
                 for row in range(rows)

@@ -1,0 +1,128 @@
+"""A version that the head of its flow has left behind: brought up to the new head, then judged.
+
+Of two producers one wins the head. What the other trained is not promoted as it is, for that would lose what the winner
+learned; nor are its examples lost. An increment is archived and trained again from the new head. A full retrain learns
+the examples it has not seen, from its own state, and the version that results is judged in its place.
+"""
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from ml_core.data.store import FeatureStore
+from ml_core.errors import HeadMovedError, StateError
+from ml_core.flow.package import STATE
+from ml_core.flow.registry import Registry
+from ml_core.flow.verdict import Verdict
+from ml_core.flow.version import ModelVersion
+from ml_core.pipeline import PipelineModel
+from ml_core.project import Flow
+from ml_core.training import passes
+from ml_core.training.evaluation import SLICE_FILE, ScoredSlice
+from ml_core.training.full import train_full
+from ml_core.training.gate import judge_and_promote
+from ml_core.training.incremental import train_increment
+from ml_core.training.publishing import Trained, publish
+
+_ATTEMPTS = 10
+
+
+def settle(
+    flow: Flow,
+    store: FeatureStore,
+    registry: Registry,
+    version: ModelVersion,
+    *,
+    tags: Mapping[str, str] | None = None,
+) -> tuple[ModelVersion, Verdict]:
+    """Judge `version`, after bringing it up to the head where that has moved on, and carry the verdict out.
+
+    Returns the version that was judged in the end and its verdict. An increment whose examples the new head has learned
+    already is archived; its verdict says so.
+
+    Raises
+    ------
+    HeadMovedError
+        Others were faster ten times in a row.
+    StateError
+        The features changed since a full retrain that has to catch up was trained.
+    """
+    for _ in range(_ATTEMPTS):
+        head = registry.head(flow.name)
+        if head is None or not left_behind(version, head):
+            try:
+                return version, judge_and_promote(flow, registry, version)
+            except HeadMovedError:
+                continue  # look again: it may be behind now
+        rebased = _rebase(flow, store, registry, version, head=head, tags=tags or {})
+        if rebased is None:
+            verdict = registry.version(flow.name, version.version).verdict
+            return version, verdict or _superseded(version, head, "the champion")
+        version = rebased
+    raise HeadMovedError(f"{flow.name}: version {version.version} was overtaken {_ATTEMPTS} times; judge it again")
+
+
+def left_behind(version: ModelVersion, head: ModelVersion) -> bool:
+    """Say whether promoting `version` in place of `head` would lose examples that were learned."""
+    if version.version == head.version:
+        return False
+    return version.watermark < head.watermark if version.kind == "full" else version.parent != head.version
+
+
+def catch_up(
+    flow: Flow,
+    store: FeatureStore,
+    registry: Registry,
+    version: ModelVersion,
+    *,
+    stop: int,
+    tags: Mapping[str, str] | None = None,
+) -> ModelVersion:
+    """Continue a full retrain from its exact state over the examples before `stop`; publish the result, unjudged.
+
+    The weights are those of a retrain that had ended at `stop` in the first place, and so is the evidence. What is
+    fitted in batch is fitted anew.
+    """
+    if version.feature_fingerprint != store.fingerprint():
+        raise StateError(
+            f"{flow.name}: version {version.version} was trained on features {version.feature_fingerprint[:12]}, the"
+            f" feature table is now {store.fingerprint()[:12]}; run the full training"
+        )
+    if flow.incremental_training.policy == "refit":
+        return train_full(flow, store, registry, tags=tags)
+    with registry.proved(version) as package, tempfile.TemporaryDirectory(prefix="modelflow-catch-up-") as scratch:
+        model = PipelineModel.load(package.directory / STATE, flow.pipeline)
+        before = ScoredSlice.load(registry.download_evaluation(version, Path(scratch)) / SLICE_FILE)
+    if not model.by_row:
+        return train_full(flow, store, registry, tags=tags)
+    evidence = passes.joined([before, passes.learn(model, store, version.watermark, stop)])
+    way = passes.way_of(flow, model)
+    trained = Trained(kind="full", way=way, parent=None, watermark=stop, model=model, evidence=evidence)
+    return publish(flow, store, registry, trained, tags=tags or {})
+
+
+def _rebase(
+    flow: Flow,
+    store: FeatureStore,
+    registry: Registry,
+    version: ModelVersion,
+    *,
+    head: ModelVersion,
+    tags: Mapping[str, str],
+) -> ModelVersion | None:
+    """Return the version that takes the place of one that was left behind, which is archived; None for none."""
+    if version.kind == "full":
+        caught_up = catch_up(flow, store, registry, version, stop=head.watermark, tags=tags)
+        registry.refuse(flow.name, version.version, verdict=_superseded(version, head, f"version {caught_up.version}"))
+        return caught_up
+    registry.refuse(flow.name, version.version, verdict=_superseded(version, head, "its next child"))
+    return train_increment(flow, store, registry, tags=tags) if version.kind == "incremental" else None
+
+
+def _superseded(version: ModelVersion, head: ModelVersion, by: str) -> Verdict:
+    start = "started from nothing" if version.parent is None else f"continues version {version.parent}"
+    reason = (
+        f"it {start}, but the champion is {head.version} by now: the head moved on before it was judged; {by} learns"
+        " its examples"
+    )
+    return Verdict(accepted=False, policy="superseded", rows=0, reasons=(reason,), figures={})
