@@ -306,7 +306,7 @@ def test_a_learner_killed_at_any_moment_ends_with_the_weights_of_an_undisturbed_
     """Promise 3, whatever was being learned, kept, published, registered or promoted."""
     project = ProjectOnDisk.write(tmp_path, flow, broker)
     status = store.directory / "learner" / "status.json"
-    rows = 6_000
+    rows = 200 * kills
     for rounds in range(kills):
         live(store, 300 + rounds * rows // kills, 300 + (rounds + 1) * rows // kills)
         feed.step()
