@@ -223,6 +223,7 @@ class RetentionSettings(_Table):
 
     keep_last: int = Field(default=50, gt=0, description="the newest versions always stay")
     keep_for: Duration = Field(default=timedelta(days=30), description="and everything younger than this")
+    cron: str = Field(default="15 5 * * *", description="when the rest is deleted, in the full training's time zone")
 
 
 class ServingSettings(_Table):

@@ -1,7 +1,8 @@
 """Whether a sensor may ask for a run now: never two at once, never again what was done, failures with growing pauses.
 
 A run says in its tags what it is for, its *target*: "the rows up to 17,000 for version 3", "the days 1 to 9 May". The
-runs that Dagster remembers are all there is to know, so a lost cursor or a restarted daemon changes nothing.
+runs that Dagster remembers are all there is to know, so a lost cursor or a restarted daemon changes nothing. A run that
+failed because the gate refused its version, its tag `REFUSED`, has done what it was for.
 """
 
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import dagster as dg
 
 TARGET = "modelflow/target"
 WHY = "modelflow/why"
+REFUSED = "modelflow/refused"
 
 _FIRST_PAUSE, _LONGEST_PAUSE = timedelta(minutes=1), timedelta(hours=1)
 _REMEMBERED = 20
@@ -47,7 +49,7 @@ def attempt(
     Parameters
     ----------
     once : bool
-        Whether a run that succeeded settles the target for good.
+        Whether a run that succeeded, or whose version the gate refused, settles the target for good.
     alone : bool
         Whether any unfinished run of the job stands in the way, or only one for the same target.
     """
@@ -62,7 +64,7 @@ def attempt(
     records = instance.get_run_records(dg.RunsFilter(job_name=job, tags={TARGET: target}), limit=_REMEMBERED)
     failed = 0
     for record in records:  # newest first
-        if record.dagster_run.is_success:
+        if record.dagster_run.is_success or REFUSED in record.dagster_run.tags:
             break
         failed += 1
     if once and len(records) > failed:

@@ -8,10 +8,10 @@ import dagster as dg
 from ml_core.project import Flow, Project, load_project
 from orchestration.assets import flow_assets
 from orchestration.checks import flow_checks
-from orchestration.jobs import flow_jobs, rollback_job
+from orchestration.jobs import flow_jobs, live_check_job, retention_job, rollback_job
 from orchestration.resources import Platform, platform_of
-from orchestration.schedules import nightly
-from orchestration.sensors import new_days, new_labels, people, retrain, source_changed
+from orchestration.schedules import nightly, retention
+from orchestration.sensors import live_loss, new_days, new_labels, people, retrain, source_changed
 
 _LOG = logging.getLogger("modelflow.orchestration")
 
@@ -19,10 +19,12 @@ _LOG = logging.getLogger("modelflow.orchestration")
 def flow_definitions(flow: Flow) -> dg.Definitions:
     """Return everything Dagster knows about one flow."""
     jobs = flow_jobs(flow)
+    live_check, letting_go = live_check_job(flow), retention_job(flow)
     sensors = [
         new_labels(flow, jobs["incremental_training"]),
         retrain(flow, jobs["full_training"]),
         new_days(flow, jobs["ingest"]),
+        live_loss(flow, live_check),
         people(flow),
     ]
     if "take_in" in jobs:
@@ -30,8 +32,8 @@ def flow_definitions(flow: Flow) -> dg.Definitions:
     return dg.Definitions(
         assets=flow_assets(flow),
         asset_checks=flow_checks(flow),
-        jobs=[*jobs.values(), rollback_job(flow)],
-        schedules=[nightly(flow, jobs["full_training"])],
+        jobs=[*jobs.values(), rollback_job(flow), live_check, letting_go],
+        schedules=[nightly(flow, jobs["full_training"]), retention(flow, letting_go)],
         sensors=sensors,
     )
 

@@ -1,5 +1,7 @@
 """The jobs of a flow: take its source in, take in days, train from scratch, train an increment.
 
+Beside these, without assets of their own: roll back, check the champion's live loss, let old versions go.
+
 All run in one process: steps are small. A run that takes longer than a full training can is ended by Dagster's run
 monitoring, and a failed one is not started again by Dagster: the sensors ask again, with growing pauses.
 """
@@ -10,7 +12,10 @@ import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 from pydantic import Field
 
+from ml_core.flow.ledger import Entry
+from ml_core.flow.retention import collect
 from ml_core.project import Flow
+from ml_core.training import roll_back_if_worse
 from orchestration.assets.names import key
 from orchestration.partitions import daily
 from orchestration.resources import Platform
@@ -70,23 +75,63 @@ def rollback_job(flow: Flow) -> dg.JobDefinition:
             flow.name, to=config.to, why=config.reason, resume_at=offset, who=f"Dagster run {context.run_id}"
         )
         context.log.info("%s: version %s serves, before it %s did", flow.name, entry.champion, entry.before)
-        observed = dg.AssetObservation(
+        _tell_served(context, flow, entry)
+
+    return _small_job(
+        flow, "rollback", roll_back, "Serves an earlier version again; later increments continue from its state."
+    )
+
+
+def live_check_job(flow: Flow) -> dg.JobDefinition:
+    """Return the job that rolls a flow back when its champion has proved worse than the version it replaced."""
+
+    @dg.op(name=f"{flow.name}_check_live_loss")
+    def check_live_loss(context: dg.OpExecutionContext, platform: Platform) -> None:
+        entry = roll_back_if_worse(flow, platform.store(flow), platform.registry())
+        if entry is None:
+            context.log.info("%s: the champion keeps its limit on the rows labelled since it was trained", flow.name)
+            return
+        context.log.warning("%s: version %s serves again: %s", flow.name, entry.champion, entry.why)
+        _tell_served(context, flow, entry)
+
+    return _small_job(
+        flow, "live_check", check_live_loss, "Rolls back when the champion proved worse than the version before."
+    )
+
+
+def retention_job(flow: Flow) -> dg.JobDefinition:
+    """Return the job that deletes the versions a flow need not keep."""
+
+    @dg.op(name=f"{flow.name}_let_go")
+    def let_go(context: dg.OpExecutionContext, platform: Platform) -> None:
+        made = collect(flow, platform.registry(), now=platform.now(), who=f"Dagster run {context.run_id}")
+        gone = [version.version for version in made.gone]
+        context.log.info("%s: %s versions kept, deleted %s", flow.name, len(made.kept), gone or "none")
+
+    return _small_job(flow, "retention", let_go, "Deletes the versions that `retention` need not keep, with artifacts.")
+
+
+def _small_job(flow: Flow, what: str, op: dg.OpDefinition, description: str) -> dg.JobDefinition:
+    @dg.job(
+        name=job_name(flow, what),
+        executor_def=dg.in_process_executor,
+        tags={"modelflow/flow": flow.name},
+        description=description,
+    )
+    def small() -> None:
+        op()
+
+    return small
+
+
+def _tell_served(context: dg.OpExecutionContext, flow: Flow, entry: Entry) -> None:
+    context.log_event(
+        dg.AssetObservation(
             key(flow, "served_model"),
             description=f"rolled back from version {entry.before}: {entry.why}",
             metadata={"version": dg.MetadataValue.int(entry.champion or 0)},
         )
-        context.log_event(observed)
-
-    @dg.job(
-        name=job_name(flow, "rollback"),
-        executor_def=dg.in_process_executor,
-        tags={"modelflow/flow": flow.name},
-        description="Serves an earlier version again; later increments continue from its state.",
     )
-    def rollback() -> None:
-        roll_back()
-
-    return rollback
 
 
 def partition_range(flow: Flow, first: str, last: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The nightly full training of a flow, in the flow's own time zone."""
+"""What a flow does by the clock, in its own time zone: the nightly full training, and letting old versions go."""
 
 import dagster as dg
 
@@ -15,4 +15,16 @@ def nightly(flow: Flow, job: FlowJob) -> dg.ScheduleDefinition:
         execution_timezone=flow.full_training.time_zone,
         default_status=dg.DefaultScheduleStatus.RUNNING,
         description=f"Starts {job_name(flow, 'full_training')} every night.",
+    )
+
+
+def retention(flow: Flow, job: dg.JobDefinition) -> dg.ScheduleDefinition:
+    """Return the schedule that deletes the versions a flow need not keep."""
+    return dg.ScheduleDefinition(
+        name=f"{flow.name}_retention",
+        job_name=job.name,
+        cron_schedule=flow.retention.cron,
+        execution_timezone=flow.full_training.time_zone,
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="Deletes versions past `retention`; never one that stands somewhere, is pinned or still needed.",
     )

@@ -13,6 +13,7 @@ from ml_core.data.ingest import waits
 from ml_core.errors import SourceError
 from ml_core.project import Flow
 from ml_core.training import increment_due
+from ml_core.training.live import check_due
 from ml_core.training.retraining import retraining_due
 from orchestration.assets.names import key
 from orchestration.attempts import TARGET, WHY, attempt
@@ -45,6 +46,25 @@ def new_labels(flow: Flow, job: FlowJob) -> dg.SensorDefinition:
         # which the ledger's entry tells apart.
         target = f"{head.version}:{registry.ledger.became(flow.name, head.version).number}:{progress.next_example}"
         return _asked(context, platform, job, target=target, why=due.reason)
+
+    return sensor
+
+
+def live_loss(flow: Flow, job: dg.JobDefinition) -> dg.SensorDefinition:
+    """Return the sensor that has a champion's live loss looked at while its labels come in."""
+
+    @dg.sensor(
+        name=f"{flow.name}_live_loss",
+        job_name=job.name,
+        minimum_interval_seconds=30,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Has the champion compared with the version it replaced, on the rows labelled since.",
+    )
+    def sensor(context: dg.SensorEvaluationContext, platform: Platform) -> dg.RunRequest | dg.SkipReason:
+        target, why = check_due(flow, platform.store(flow).progress(), platform.registry())
+        if target is None:
+            return dg.SkipReason(why)
+        return _asked(context, platform, job, target=target, why=why)
 
     return sensor
 
@@ -156,7 +176,7 @@ def new_days(flow: Flow, job: FlowJob) -> dg.SensorDefinition:
 def _asked(
     context: dg.SensorEvaluationContext,
     platform: Platform,
-    job: FlowJob,
+    job: FlowJob | dg.JobDefinition,
     *,
     target: str,
     why: str,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ml_core.data.store import FeatureStore
+from ml_core.data.store import FeatureStore, Progress
 from ml_core.errors import HeadMovedError
 from ml_core.flow.ledger import Entry
 from ml_core.flow.package import Package, as_feed
@@ -30,7 +30,7 @@ def roll_back_if_worse(flow: Flow, store: FeatureStore, registry: Registry) -> E
     ``gate.max_rows``. It is rolled back when a score is not finite, or when the lower end of the interval of its loss
     less its predecessor's lies above ``gate.max_live_regression``.
     """
-    pair = _promoted_lately(store, registry, flow.name)
+    pair = _promoted_lately(registry, flow.name, features=store.fingerprint())
     if pair is None:
         return None
     champion, before = pair
@@ -47,6 +47,23 @@ def roll_back_if_worse(flow: Flow, store: FeatureStore, registry: Registry) -> E
         return registry.rollback(flow.name, why=why, to=before.version, expected_champion=champion.version, who=WHO)
     except HeadMovedError:
         return None  # somebody moved the flow meanwhile; what serves now is not what was measured
+
+
+def check_due(flow: Flow, progress: Progress, registry: Registry) -> tuple[str | None, str]:
+    """Return what the next check of the champion's live loss would be for, None for nothing, and why.
+
+    It is due whenever another ``gate.min_rows`` examples were labelled past the watermark of a champion that the gate
+    promoted, up to ``gate.max_rows``. Nothing is read but the progress and the registry.
+    """
+    pair = _promoted_lately(registry, flow.name, features=None)
+    if pair is None:
+        return None, f"{flow.name}: no champion that the gate promoted in place of another"
+    champion, every = pair[0], flow.gate.min_rows
+    rows = min(progress.next_example - champion.next_example, flow.gate.max_rows)
+    if rows < every:
+        return None, f"{flow.name}: {max(rows, 0)} rows labelled past version {champion.version}, {every} wanted"
+    entry = registry.ledger.became(flow.name, champion.version).number
+    return f"{champion.version}:{entry}:{rows // every}", f"{rows} rows were labelled past version {champion.version}"
 
 
 def broken(
@@ -74,8 +91,10 @@ def broken(
     )
 
 
-def _promoted_lately(store: FeatureStore, registry: Registry, flow: str) -> tuple[ModelVersion, ModelVersion] | None:
-    """Return the champion and the version it replaced, where the gate promoted it and both read today's features."""
+def _promoted_lately(
+    registry: Registry, flow: str, *, features: str | None
+) -> tuple[ModelVersion, ModelVersion] | None:
+    """Return the champion and the version it replaced, where the gate promoted it; both read `features`, if given."""
     last = registry.ledger.last(flow)
     if last.champion is None:
         return None
@@ -83,7 +102,7 @@ def _promoted_lately(store: FeatureStore, registry: Registry, flow: str) -> tupl
     if made.kind != "promote" or made.verdict is None or made.before is None or made.before != last.previous:
         return None
     champion, before = (registry.version(flow, number) for number in (last.champion, made.before))
-    readable = {champion.feature_fingerprint, before.feature_fingerprint} == {store.fingerprint()}
+    readable = features is None or {champion.feature_fingerprint, before.feature_fingerprint} == {features}
     return (champion, before) if readable else None
 
 

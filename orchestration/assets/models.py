@@ -1,12 +1,16 @@
 """The trainings and the promotion of a flow. Each body calls `ml_core` and says what came of it."""
 
+import json
+
 import dagster as dg
 
 from ml_core.flow.registry import Registry
+from ml_core.flow.verdict import Verdict
 from ml_core.flow.version import ModelVersion
 from ml_core.project import Flow
 from ml_core.training import ScoredSlice, roll_back_if_worse, settle, train_full, train_increment
 from orchestration.assets.names import key, presented
+from orchestration.attempts import REFUSED
 from orchestration.outcomes import reported
 from orchestration.pictures import calibration_plot
 from orchestration.resources import Platform
@@ -62,7 +66,10 @@ def model_assets(flow: Flow) -> list[dg.AssetsDefinition]:
             dg.AssetCheckSpec(
                 "gate",
                 asset=key(flow, "served_model"),
-                description="Every version of this run was judged on rows scored before they were learned.",
+                blocking=True,
+                description="What this run trained kept its limits on rows scored before they were learned."
+                " Otherwise it is archived and the champion keeps serving; the run fails, and what comes after does not"
+                " start, unless a retrain was only not better than the champion.",
             )
         ],
     )
@@ -73,7 +80,9 @@ def model_assets(flow: Flow) -> list[dg.AssetsDefinition]:
             for waiting in registry.pending(flow.name):
                 version, verdict = settle(flow, store, registry, waiting, tags={"dagster_run_id": context.run.run_id})
                 context.log.info("version %s: %s", version.version, verdict)
-                results.append(_check(version, verdict.accepted, verdict.to_json()))
+                results.append(_check(version, verdict))
+                if not verdict.accepted:  # the same rows would be refused again: no sensor asks for this run again
+                    context.instance.add_run_tags(context.run.run_id, {REFUSED: str(version.version)})
             champion = registry.head(flow.name)
             metadata = {} if champion is None else _metadata(registry, champion)
         return dg.MaterializeResult(metadata=metadata, check_results=results[-1:] or [_nothing_judged()])
@@ -81,12 +90,14 @@ def model_assets(flow: Flow) -> list[dg.AssetsDefinition]:
     return [full_model, incremental_model, served_model]
 
 
-def _check(version: ModelVersion, accepted: bool, verdict: str) -> dg.AssetCheckResult:
+def _check(version: ModelVersion, verdict: Verdict) -> dg.AssetCheckResult:
+    # that a retrain does not beat the champion is how most nights end; that a version is worse, or broken, is not
+    ordinary = verdict.policy in {"superiority", "superseded"}
     return dg.AssetCheckResult(
         check_name="gate",
-        passed=accepted,
-        severity=dg.AssetCheckSeverity.WARN,  # a refused version is the gate at work: the champion keeps serving
-        metadata={"version": version.version, "verdict": dg.MetadataValue.json(verdict)},
+        passed=verdict.accepted,
+        severity=dg.AssetCheckSeverity.WARN if ordinary else dg.AssetCheckSeverity.ERROR,
+        metadata={"version": version.version, "verdict": dg.MetadataValue.json(json.loads(verdict.to_json()))},
     )
 
 

@@ -59,10 +59,16 @@ def test_the_names_users_know_do_not_change_unnoticed(project: Project) -> None:
         "flight_delays_ingest",
         "flight_delays_full_training",
         "flight_delays_incremental_training",
+        "flight_delays_live_check",
+        "flight_delays_retention",
         "flight_delays_rollback",
     }
-    assert [schedule.name for schedule in repository.schedule_defs] == ["flight_delays_nightly"]
+    assert [schedule.name for schedule in repository.schedule_defs] == [
+        "flight_delays_nightly",
+        "flight_delays_retention",
+    ]
     assert sorted(sensor.name for sensor in repository.sensor_defs) == [
+        "flight_delays_live_loss",
         "flight_delays_new_days",
         "flight_delays_new_labels",
         "flight_delays_people",

@@ -12,7 +12,7 @@ import pytest
 
 from ml_core.flow.registry import Registry
 from ml_core.flow.version import ModelVersion
-from orchestration.attempts import TARGET, attempt
+from orchestration.attempts import REFUSED, TARGET, attempt
 from orchestration.resources import Platform
 from tests.orchestration.conftest import START, World
 
@@ -144,10 +144,10 @@ def test_run_already_queued(
 def test_rows_that_were_refused_are_not_trained_again_before_there_are_more(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The run succeeded, the gate refused: the same rows would be refused again."""
+    """The gate failed the run, and would refuse the same rows again: that is no failure to try again after."""
     ready(world, "new_labels", monkeypatch)
     (request,) = world.tick("new_labels").run_requests
-    run_id = world.pretend("incremental_training", STATES.SUCCESS, dict(request.tags))
+    run_id = world.pretend("incremental_training", STATES.FAILURE, dict(request.tags) | {REFUSED: "2"})
     assert f"but run {run_id[:8]} did that already" in skipped(world.tick("new_labels"))
     world.drop(range(3, 4), absorb=True)
     assert world.tick("new_labels").run_requests[0].tags[TARGET] == "3:0:240"

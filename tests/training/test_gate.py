@@ -2,14 +2,17 @@
 
 import numpy as np
 import pytest
+from scipy.optimize import brentq
 from scipy.stats import wasserstein_distance
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
 
 from ml_core.project import GateSettings
 from ml_core.training.evaluation import ScoredSlice
 from ml_core.training.gate import judge, paired_interval, score_shift
 
 SETTINGS = GateSettings()
-ROWS = 8_000
+ROWS = 10_000
 
 
 def world(seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -25,6 +28,15 @@ def blurred(truth: np.ndarray, seed: int, noise: float) -> np.ndarray:
     return 1 / (1 + np.exp(-logit))
 
 
+def worse_by(share: float, labels: np.ndarray, champion: np.ndarray, truth: np.ndarray, seed: int) -> np.ndarray:
+    """Blur the truth until its log loss on these very rows is that share above the champion's."""
+    wanted = (1 + share) * log_loss(labels, champion)
+    noise = brentq(lambda noise: log_loss(labels, blurred(truth, seed, noise)) - wanted, 0.1, 3.0, xtol=1e-6)
+    scores = blurred(truth, seed, noise)
+    assert log_loss(labels, scores) == pytest.approx(wanted, rel=1e-4)
+    return scores
+
+
 def scored(labels: np.ndarray, scores: np.ndarray) -> ScoredSlice:
     return ScoredSlice(0, labels, scores, np.empty(0))
 
@@ -36,7 +48,7 @@ def test_an_equally_good_increment_passes_and_a_degraded_one_is_refused_over_man
         labels, truth = world(seed)
         champion = blurred(truth, seed + 1_000, 0.1)
         equal = blurred(truth, seed + 2_000, 0.1)
-        degraded = blurred(truth, seed + 3_000, 0.75)
+        degraded = worse_by(0.05, labels, champion, truth, seed + 3_000)
         passed += judge(SETTINGS, "non-inferiority", scored(labels, equal), champion).accepted
         refused += not judge(SETTINGS, "non-inferiority", scored(labels, degraded), champion).accepted
     assert passed >= 95
@@ -71,7 +83,7 @@ def test_a_single_nan_among_the_judged_rows_refuses_the_challenger() -> None:
     truth[ROWS // 2] = np.nan
     verdict = judge(SETTINGS, "first", scored(labels, truth), None)
     assert not verdict.accepted
-    assert "1 of 8000 scores are not finite" in verdict.reasons[0]
+    assert "1 of 10000 scores are not finite" in verdict.reasons[0]
 
 
 def test_too_few_rows_refuse_even_a_perfect_challenger() -> None:
@@ -87,10 +99,16 @@ def test_a_miscalibrated_challenger_is_refused_whatever_its_ranking() -> None:
 
 
 def test_a_leaked_model_whose_held_out_loss_is_worse_is_refused() -> None:
-    """It saw the label in a feature while it trained; on rows scored before they are learned there is none."""
+    """It learned a feature that was written after the outcome; when the gate's rows are scored nobody knows it yet."""
     labels, truth = world(8)
-    leaked = np.where(np.random.default_rng(1).random(ROWS) < 0.5, 0.02, 0.6)
-    verdict = judge(SETTINGS, "superiority", scored(labels, leaked), blurred(truth, 2, 0.1))
+    honest, half = np.log(truth / (1 - truth)), ROWS // 2
+    afterwards = np.where(np.arange(ROWS) < half, labels + np.random.default_rng(1).normal(0, 0.3, ROWS), 0.0)
+    leaky = np.stack([honest, afterwards], axis=1)
+    model = LogisticRegression().fit(leaky[:half], labels[:half])
+    learned = model.predict_proba(leaky)[:, 1]
+    assert log_loss(labels[:half], learned[:half]) < 0.5 * log_loss(labels[:half], truth[:half])
+    champion = blurred(truth, 2, 0.1)[half:]
+    verdict = judge(SETTINGS, "superiority", scored(labels[half:], learned[half:]), champion)
     assert not verdict.accepted
     assert verdict.figures["log_loss_difference_lower"] > 0
 
