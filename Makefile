@@ -48,6 +48,10 @@ bench-serve: setup ## the sidecar beside mlflow models serve, swaps under load, 
 	  || { echo "bench-serve needs wrk; on Debian: apt-get install wrk"; exit 1; }
 	@$(BIN)/python -m benchmarks.serve
 
+.PHONY: bench-registry
+bench-registry: setup ## a flow of 40,000 versions beside one of 100, and MLflow's own calls
+	@$(BIN)/python -m benchmarks.registry
+
 .PHONY: bench-train
 bench-train: setup ## learning beside Vowpal Wabbit, river and scikit-learn, and the memory of 30 million rows
 	@$(BIN)/python -m benchmarks.train

@@ -83,3 +83,28 @@ def test_a_retrain_that_finished_behind_the_head_learns_the_rest_before_it_is_ju
     whole.live(3)
     full = train_full(whole.flow, whole.store, whole.registry)
     assert story.digest(judged, tmp_path / "a") == whole.digest(full, tmp_path / "b")
+
+
+def test_a_retrain_of_a_refitted_flow_that_finished_behind_is_fitted_anew(tmp_path: Path) -> None:
+    """Its state cannot be continued, so it is trained again on everything; what it was before is archived."""
+
+    def refitted(story: Story) -> Story:
+        settings = story.flow.incremental_training.model_copy(update={"policy": "refit"})
+        gate = story.flow.gate.model_copy(update={"superiority_margin": -1.0})
+        story.flow = story.flow.model_copy(update={"incremental_training": settings, "gate": gate})
+        return story
+
+    story = refitted(started(tmp_path / "behind"))
+    retrain = train_full(story.flow, story.store, story.registry)
+    story.live()
+    increment = train_increment(story.flow, story.store, story.registry)
+    assert increment is not None
+    assert increment.way == "refit"
+    assert settle(story.flow, story.store, story.registry, increment)[1].accepted
+    judged, verdict = settle(story.flow, story.store, story.registry, retrain)
+    assert (judged.kind, judged.watermark, verdict.accepted) == ("full", 360, True)
+    assert story.registry.version("orders", retrain.version).stage == "Archived"
+    whole = refitted(Story(tmp_path / "whole"))
+    whole.live(3)
+    full = train_full(whole.flow, whole.store, whole.registry)
+    assert story.digest(judged, tmp_path / "a") == whole.digest(full, tmp_path / "b")
