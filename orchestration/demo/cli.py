@@ -138,7 +138,7 @@ class _Demo:
                 replay,
                 caller,
                 moments=moments_between(self._flow, facts, start, end),
-                tick=lambda: learn_when_due(self._flow, self._registry, runs, caller),
+                tick=lambda let_go: learn_when_due(self._flow, self._registry, runs, caller, let_go),
                 show=show,
             )
 

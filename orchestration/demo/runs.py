@@ -30,6 +30,10 @@ class Runs:
 
     def tick(self, sensor_name: str) -> Iterator[str]:
         """Evaluate a sensor once and execute each run it asks for; yield the runs' ids."""
+        return (self.answer(sensor_name, request) for request in self.asked(sensor_name))
+
+    def asked(self, sensor_name: str) -> list[dg.RunRequest]:
+        """Evaluate a sensor once; return the runs it asks for that it has not asked for before."""
         sensor = self._repository.get_sensor_def(sensor_name)
         with dg.build_sensor_context(
             instance=self._instance,
@@ -40,14 +44,19 @@ class Runs:
         ) as context:
             tick = sensor.evaluate_tick(context)
         self._cursors[sensor_name] = tick.cursor
-        for request in tick.run_requests or ():
-            if request.run_key is not None and request.run_key in self._asked:
-                continue  # the daemon, too, starts one run per key
-            self._asked.add(request.run_key or "")
-            tags = dict(request.tags) | {"dagster/sensor_name": sensor_name}
-            if request.run_key is not None:
-                tags["dagster/run_key"] = request.run_key
-            yield self.execute(request.job_name or str(sensor.job_name), tags=tags, run_config=dict(request.run_config))
+        new = [request for request in tick.run_requests or () if request.run_key not in self._asked]
+        self._asked |= {
+            request.run_key for request in new if request.run_key
+        }  # the daemon, too, starts one run per key
+        return new
+
+    def answer(self, sensor_name: str, request: dg.RunRequest) -> str:
+        """Execute the run a sensor asked for, with the tags the daemon would give it; return its id."""
+        tags = dict(request.tags) | {"dagster/sensor_name": sensor_name}
+        if request.run_key is not None:
+            tags["dagster/run_key"] = request.run_key
+        job_name = request.job_name or str(self._repository.get_sensor_def(sensor_name).job_name)
+        return self.execute(job_name, tags=tags, run_config=dict(request.run_config))
 
     def execute(
         self, job_name: str, *, tags: dict[str, str] | None = None, run_config: dict[str, object] | None = None

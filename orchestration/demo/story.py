@@ -9,9 +9,11 @@ once the sidecar serves what was promoted.
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from datetime import datetime, timedelta
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ml_core.data.replay import Replay
 from ml_core.data.store import FeatureStore
@@ -33,7 +35,7 @@ def live_through(
     caller: Caller,
     *,
     moments: list[datetime],
-    tick: Callable[[], None],
+    tick: Callable[[Callable[[], None]], None],
     show: Callable[[datetime], None],
 ) -> None:
     """Replay up to the last of `moments`, asking for a prediction of every flight as it comes up.
@@ -43,7 +45,7 @@ def live_through(
     moments : list of datetime
         When waiting requests are sent, see `request_moments`.
     tick : callable
-        Called between two moments, every six hours of the flow's time.
+        Called between two moments, every six hours of the flow's time, with what lets go of the store: a run needs it.
     show : callable
         Told the flow's clock at every moment.
     """
@@ -52,8 +54,11 @@ def live_through(
         raise PlatformError("the replay starts where the history ends, but none was ingested")
     next_tick = asked_until + _TICK_EVERY
     waiting = deque(moments)
-    while waiting:
-        with store.session():  # held between two ticks: the runs a tick starts need the store themselves
+    with ExitStack() as held:
+        while waiting:
+            held.enter_context(
+                store.session()
+            )  # kept over the ticks that start nothing: opening it costs a moment's work
             while waiting and waiting[0] < next_tick:
                 moment = waiting.popleft()
                 replay.ingest(store.log, moment)
@@ -62,25 +67,32 @@ def live_through(
                 asked_until = moment
                 show(moment)
             store.absorb()
-        next_tick += _TICK_EVERY
-        tick()
+            next_tick += _TICK_EVERY
+            tick(held.close)
 
 
 def moments_between(flow: Flow, facts: Mapping[str, pa.Table], start: datetime, end: datetime) -> list[datetime]:
     """Return the moments of the requests made in (start, end), from the facts that a replay holds."""
     data = flow.data
     entities, labels = facts[data.entity], facts[data.label_fact]
-    outcomes = dict(zip(labels[data.key].to_pylist(), labels["known_at"].to_pylist(), strict=True))
-    asked = zip(entities[data.request_time].to_pylist(), entities[data.key].to_pylist(), strict=True)
-    waiting = sorted((request, key) for request, key in asked if start < request < end)
-    return list(request_moments([request for request, _ in waiting], [outcomes.get(key) for _, key in waiting]))
+    asked = entities.select([data.key, data.request_time]).filter(
+        (pc.field(data.request_time) > start) & (pc.field(data.request_time) < end)
+    )
+    outcomes = labels.select([data.key, "known_at"]).filter(pc.field("known_at") > start).to_pylist()
+    known = {outcome[data.key]: outcome["known_at"] for outcome in outcomes}
+    waiting = asked.sort_by([(data.request_time, "ascending"), (data.key, "ascending")]).to_pylist()
+    requests = [row[data.request_time] for row in waiting]
+    return list(request_moments(requests, [known.get(row[data.key]) for row in waiting]))
 
 
-def learn_when_due(flow: Flow, registry: Registry, runs: Runs, caller: Caller) -> None:
+def learn_when_due(flow: Flow, registry: Registry, runs: Runs, caller: Caller, let_go: Callable[[], None]) -> None:
     """Tick the flow's sensor, run what it asks for, and wait until the sidecar serves what was promoted."""
-    ran = list(runs.tick(f"{flow.name}_new_labels"))
-    if not ran:
+    sensor = f"{flow.name}_new_labels"
+    asked = runs.asked(sensor)
+    if not asked:
         return
+    let_go()
+    ran = [runs.answer(sensor, request) for request in asked]
     champion = registry.head(flow.name)
     if champion is None:
         raise PlatformError(f"{flow.name}: run {ran[-1]} succeeded, but no version stands in Production")
