@@ -18,6 +18,12 @@ def test_fifty_flows_stand_side_by_side_in_one_code_location(tmp_path: Path) -> 
     repository = build_definitions(load_project(tmp_path, environment={}, broken=broken), broken=broken)
     found = repository.get_repository_def()
     assert not broken
-    assert len(found.schedule_defs) == FLOWS
-    assert len(found.sensor_defs) == 4 * FLOWS
+    assert {schedule.name for schedule in found.schedule_defs} == _of_each_flow("nightly", "retention")
+    assert {sensor.name for sensor in found.sensor_defs} == _of_each_flow(
+        "live_loss", "new_days", "new_labels", "people", "retrain"
+    )
     assert len(list(found.asset_graph.get_all_asset_keys())) == 5 * FLOWS
+
+
+def _of_each_flow(*parts: str) -> set[str]:
+    return {f"orders_{number}_{part}" for number in range(FLOWS) for part in parts}
