@@ -28,7 +28,7 @@ test: setup ## the tests, without the slow ones
 
 .PHONY: test-full
 test-full: setup ## every test, also kill matrices and scale
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --durations 25
 
 .PHONY: check
 check: setup ## format, lint, types, import contracts, Dockerfiles, then the tests

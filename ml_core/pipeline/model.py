@@ -207,6 +207,17 @@ class PipelineModel:
                 coming = pool.submit(read)
                 yield batch[1], self._learn(*batch)
 
+    def transform(self, rows: Rows, labels: ArrayLike) -> tuple[Csr, NDArray[np.float64]]:
+        """Let the stages learn rows and return what they make of them, with the labels; the estimator learns nothing.
+
+        Raises
+        ------
+        InputError
+            As `learn` does.
+        """
+        columns, targets = self._read(rows, labels)
+        return self._entries(columns, targets.size, learn=True), targets
+
     def predict(self, rows: Rows) -> NDArray[np.float64]:
         """Return the score of each row, shaped as `learn` does; raise InputError as it does."""
         return self.head.score(self._entries(read_columns(rows, self.signature), rows.num_rows, learn=False))

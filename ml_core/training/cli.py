@@ -1,8 +1,9 @@
-"""`modelflow check`, `run` and `promote`: a flow tried out, trained here and now, and judged, without Dagster."""
+"""`modelflow check`, `run`, `tune` and `promote`: a flow tried out, trained and judged here, without Dagster."""
 
 import json
+import tomllib
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -16,6 +17,8 @@ from ml_core.project import load_project
 from ml_core.training.full import train_full
 from ml_core.training.gate import judge_and_promote
 from ml_core.training.trying import try_flow
+from ml_core.training.tuning import grid_of
+from ml_core.training.tuning import tune as tune_flow
 
 
 def check(
@@ -54,6 +57,48 @@ def run(
     else:
         typer.echo(f"the gate refused it: {'; '.join(verdict.reasons)}")
         raise typer.Exit(1)
+
+
+def tune(
+    flow: Annotated[str, typer.Argument(help="the flow")],
+    values: Annotated[
+        list[str] | None,
+        typer.Option("--try", metavar="NAME=V,V", help="values of a hyper-parameter; may be repeated"),
+    ] = None,
+    newest: Annotated[int | None, typer.Option(help="learn only so many of the newest examples", min=2)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object per configuration")] = False,
+) -> None:
+    """Let several configurations learn a flow's examples side by side, in one pass; nothing is published."""
+    project = load_project()
+    found = project.flow(flow)
+    store = FeatureStore(found, root=project.root, home=project.home)
+    grid = grid_of(found, store, dict(_values(each) for each in values or ()))
+    ranked = tune_flow(found, store, grid, newest=newest)
+    if as_json:
+        for each in ranked:
+            typer.echo(json.dumps(asdict(each)))
+        return
+    typer.echo(f"{'loss':>9}  {'newer half':>10}  in place of the flow's own")
+    for each in ranked:
+        shown = ", ".join(f"{name} = {json.dumps(value)}" for name, value in each.changed.items()) or "(as it is)"
+        why = f": {each.failure}" if each.failure else ""
+        typer.echo(f"{each.loss:9.5f}  {each.late_loss:10.5f}  {shown}{why}")
+    if ranked[0].changed:
+        lines = "\n".join(f"{name} = {json.dumps(value)}" for name, value in ranked[0].changed.items())
+        typer.echo(f"\nlowest loss; in dagster_project.toml:\n[flows.{flow}.pipeline.estimator]\n{lines}")
+    else:
+        typer.echo("\nnone of them lost less than the flow's own configuration")
+
+
+def _values(text: str) -> tuple[str, list[Any]]:
+    """Read ``name=1,2,3`` as a name and the values as TOML would read them."""
+    name, _, values = text.partition("=")
+    try:
+        return name.strip(), tomllib.loads(f"values = [{values}]")["values"]
+    except tomllib.TOMLDecodeError as error:
+        raise typer.BadParameter(
+            f'expected --try NAME=V,V, such as alpha=0.1,0.2 or optimizer="adam", found {text!r}'
+        ) from error
 
 
 def promote(
