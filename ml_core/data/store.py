@@ -17,6 +17,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import date, datetime
+from functools import partial
 from pathlib import Path
 
 import duckdb
@@ -24,6 +25,7 @@ import pyarrow as pa
 
 from ml_core.clock import as_utc
 from ml_core.data import tables
+from ml_core.data.ahead import ahead
 from ml_core.data.lock import locked, wanted
 from ml_core.data.log import EventLog, Segment
 from ml_core.data.words import decoded
@@ -188,24 +190,34 @@ class FeatureStore:
 
         Columns: `offset`, `key`, `request_time`, `labelled_at`, `label` (float32, 0 or 1), then the features.
         """
-        return decoded(self._examples(first, stop, named=("key", "request_time", "labelled_at")))
+        batches = self._slice(first, stop, _BATCH_ROWS, named=("key", "request_time", "labelled_at"))
+        return decoded(pa.Table.from_batches(batches))
 
     def example_batches(self, first: int, stop: int, *, rows: int = _BATCH_ROWS) -> Iterator[pa.RecordBatch]:
         """Yield the examples at offsets [first, stop) in batches of at most `rows`, in order.
 
         Columns: `offset`, `labelled_at`, `label`, then the features, strings as Arrow dictionaries. Keys and request
-        times stay behind: learning has no use for them, and reading them costs about as much as reading the rest. The
-        file is only held while several batches are read, never while their reader learns; opening it for each would
-        cost as much as reading it.
+        times stay behind: learning has no use for them, and reading them costs about as much as reading the rest.
+        Slices of several batches are read in a thread of their own, each without a pause and the next one ahead: the
+        file is held while a slice is read, never for as long as its consumer learns, and opening it for each batch
+        would cost as much as reading it.
         """
         step = rows * max(1, _SLICE_ROWS // rows)
-        for start in range(first, stop, step):
-            found = self._examples(start, min(start + step, stop), named=("labelled_at",))
-            yield from found.combine_chunks().to_batches(max_chunksize=rows)
+        slices = (
+            partial(self._slice, start, min(start + step, stop), rows, named=("labelled_at",))
+            for start in range(first, stop, step)
+        )
+        if self._owned is None:
+            yield from ahead(slices)
+        else:  # the file is held anyway, by this thread
+            for batches in slices:
+                yield from list(batches())
 
-    def _examples(self, first: int, stop: int, *, named: Sequence[str]) -> pa.Table:
+    def _slice(self, first: int, stop: int, rows: int, *, named: Sequence[str]) -> Iterator[pa.RecordBatch]:
         with self._reader() as connection:
-            return tables.read_examples(connection, first, stop, named=named)
+            if self._owned is None:
+                connection.execute("set threads = 1")  # the other cores learn meanwhile
+            yield from tables.read_examples(connection, first, stop, named=named, rows=rows)
 
     def offset_at(self, instant: datetime) -> int:
         """Return the offset of the first example that became known at or after `instant`."""

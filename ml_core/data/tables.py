@@ -11,7 +11,7 @@ All functions run inside the owner's transaction or a reader's session; none ope
 """
 
 import json
-from collections.abc import Collection, Mapping, Sequence, Set
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -264,26 +264,32 @@ def rebuild_examples(connection: Connection) -> None:
 
 
 def read_examples(
-    connection: Connection,
-    first: int,
-    stop: int,
-    *,
-    named: Sequence[str],
-) -> pa.Table:
-    """Return examples [first, stop) in order, their strings as Arrow dictionaries.
+    connection: Connection, first: int, stop: int, *, named: Sequence[str], rows: int
+) -> Iterator[pa.RecordBatch]:
+    """Yield examples [first, stop) in order, in batches of `rows`, their strings as Arrow dictionaries.
 
+    Where there are none, one batch without rows.
     Columns: `offset`, those of `named`, `label`, then the features.
     """
     schema = feature_schema(connection)
+    dictionaries = words.Dictionaries(connection, _texts(schema), stop - first)
     columns = ", ".join(map(quoted, ("offset", *named, "label", *schema)))
     # stored in this order and read back in it; sorting again costs as much as reading
-    rows = connection.sql(
-        f'select {columns} from examples where "offset" >= $first and "offset" < $stop',  # noqa: S608 - identifiers are quoted
-        params={"first": first, "stop": stop},
-    ).to_arrow_table()
-    if not np.array_equal(rows.column("offset"), np.arange(first, first + rows.num_rows)):
-        rows = rows.sort_by("offset")
-    return words.attach(connection, rows, _texts(schema))
+    query = f'select {columns} from examples where "offset" >= $first and "offset" < $stop'  # noqa: S608 - identifiers are quoted
+    at = first
+    with connection.cursor() as scan:  # so that a dictionary can be asked for meanwhile
+        reader = scan.sql(query, params={"first": at, "stop": stop}).to_arrow_reader(rows)
+        for batch in reader:
+            if not np.array_equal(batch.column("offset"), np.arange(at, at + batch.num_rows)):
+                break
+            yield dictionaries.attach(batch)
+            at += batch.num_rows
+        else:
+            if at == first:
+                yield dictionaries.attach(pa.RecordBatch.from_pylist([], reader.schema))
+            return
+        reader = scan.sql(f'{query} order by "offset"', params={"first": at, "stop": stop}).to_arrow_reader(rows)
+        yield from map(dictionaries.attach, reader)
 
 
 def _create_examples(connection: Connection) -> None:

@@ -55,29 +55,55 @@ def encode(connection: duckdb.DuckDBPyConnection, rows: pa.Table, columns: Seque
     return rows
 
 
-def attach(connection: duckdb.DuckDBPyConnection, rows: pa.Table, columns: Sequence[str]) -> pa.Table:
-    """Return `rows` with the codes of `columns` as Arrow dictionaries, whose first word is null.
+class Dictionaries:
+    """The words of columns as Arrow dictionaries, whose first word is null; read once for many batches.
 
-    A dictionary holds every word of its column, or, where there are more of them than rows, those that occur.
+    A column with more words than `rows` has none of them here: each batch then brings those that occur in it.
+
+    Parameters
+    ----------
+    connection : DuckDBPyConnection
+        Not the one that a result is still being read from.
+    columns : sequence of str
+    rows : int
+        How many rows will be asked about.
     """
-    query = 'select "column", max(code) as held from words group by "column"'
-    held = dict(connection.execute(query).fetchall()) if columns else {}
-    whole = [name for name in columns if held.get(name, 0) <= rows.num_rows]
-    words = connection.sql(
-        'from words where "column" in $columns order by "column", code', params={"columns": whole}
-    ).to_arrow_table()
-    bounds = np.cumsum([0, *(held.get(name, 0) for name in sorted(whole))])
-    start_of = dict(zip(sorted(whole), bounds, strict=False))
-    for name in columns:
-        codes = rows.column(name).to_numpy()
-        if name in start_of:
-            dictionary = words.column("word").slice(start_of[name], held.get(name, 0)).combine_chunks()
-        else:
-            codes, dictionary = _occurring(connection, name, codes)
-        with_null = pa.concat_arrays([pa.nulls(1, pa.string()), dictionary])
-        column = pa.DictionaryArray.from_arrays(pa.array(codes.astype(np.int32)), with_null)
-        rows = rows.set_column(rows.schema.get_field_index(name), name, column)
-    return rows
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, columns: Sequence[str], rows: int) -> None:
+        self._connection, self._columns = connection, columns
+        query = 'select "column", max(code) as held from words group by "column"'
+        held = dict(connection.execute(query).fetchall()) if columns else {}
+        whole = sorted(name for name in columns if held.get(name, 0) <= rows)
+        words = connection.sql(
+            'select word from words where "column" in $columns order by "column", code', params={"columns": whole}
+        ).to_arrow_table()
+        bounds = np.cumsum([0, *(held.get(name, 0) for name in whole)]).tolist()
+        self._whole = {
+            name: _after_null(words.column("word").slice(start, stop - start).combine_chunks())
+            for name, start, stop in zip(whole, bounds, bounds[1:], strict=False)
+        }
+
+    def attach(self, rows: pa.RecordBatch) -> pa.RecordBatch:
+        """Return `rows` with the codes of the columns as Arrow dictionaries."""
+        arrays = dict(zip(rows.schema.names, rows.columns, strict=True))
+        for name in self._columns:
+            codes, dictionary = arrays[name].view(pa.int32()), self._whole.get(name)
+            if dictionary is None:
+                places, dictionary = self._occurring(name, arrays[name].to_numpy())
+                codes = pa.array(places.astype(np.int32))
+            arrays[name] = pa.DictionaryArray.from_arrays(codes, dictionary)
+        return pa.RecordBatch.from_pydict(arrays)
+
+    def _occurring(self, name: str, codes: NDArray[np.uint32]) -> tuple[NDArray[np.intp], pa.Array]:
+        """Return the codes as places among the words that occur, and those words, after null."""
+        distinct = np.unique(np.append(codes, np.uint32(0)))
+        self._connection.register("wanted_codes", pa.table({"code": pa.array(distinct[1:])}))
+        words = self._connection.sql(
+            'select word from words semi join wanted_codes using (code) where "column" = $name order by code',
+            params={"name": name},
+        ).to_arrow_table()
+        self._connection.unregister("wanted_codes")
+        return np.searchsorted(distinct, codes), _after_null(words.column("word").combine_chunks())
 
 
 def decoded(rows: pa.Table) -> pa.Table:
@@ -89,15 +115,5 @@ def decoded(rows: pa.Table) -> pa.Table:
     return rows
 
 
-def _occurring(
-    connection: duckdb.DuckDBPyConnection, name: str, codes: NDArray[np.uint32]
-) -> tuple[NDArray[np.intp], pa.Array]:
-    """Return the codes as places, 0 for a missing string, among the words that occur, and those words."""
-    distinct = np.unique(np.append(codes, np.uint32(0)))
-    connection.register("wanted_codes", pa.table({"code": pa.array(distinct[1:])}))
-    words = connection.sql(
-        'select word from words semi join wanted_codes using (code) where "column" = $name order by code',
-        params={"name": name},
-    ).to_arrow_table()
-    connection.unregister("wanted_codes")
-    return np.searchsorted(distinct, codes), words.column("word").combine_chunks()
+def _after_null(words: pa.StringArray) -> pa.StringArray:
+    return pa.concat_arrays([pa.nulls(1, words.type), words])

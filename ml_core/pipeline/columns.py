@@ -4,7 +4,7 @@ The invariant: a batch that passes here can be learned. Strings are `Text`, with
 float64 by way of float32 (the contract of the feature table and of the exported graph), with a missing one as NaN.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -22,12 +22,11 @@ from ml_core.project import nearest
 
 @kernel
 def _widen(numbers, out):  # type: ignore[no-untyped-def]
-    """Copy float32 into float64; return the row of an infinity, or -1 where there is none."""
-    infinite = -1
+    """Copy float32 into float64; return how many are infinite."""
+    infinite = 0
     for row in range(numbers.size):
         out[row] = numbers[row]
-        if np.isinf(out[row]) and infinite < 0:
-            infinite = row
+        infinite += abs(out[row]) == np.inf
     return infinite
 
 
@@ -36,7 +35,7 @@ Rows: TypeAlias = pa.Table | pa.RecordBatch
 
 @dataclass(frozen=True)
 class Text:
-    """A column of strings; each of its two forms is made when first asked for.
+    """A column of strings; each of its forms is made when first asked for.
 
     Parameters
     ----------
@@ -47,16 +46,22 @@ class Text:
     array: Any
 
     @cached_property
+    def hashed(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """The 32-bit hashes of strings, and for each row the position of its own: once per word of a dictionary."""
+        if isinstance(self.array, pa.DictionaryArray):
+            return hash_strings(self.array.dictionary), self.codes
+        return hash_strings(self.array), np.arange(len(self.array), dtype=np.int32)
+
+    @property
     def hashes(self) -> NDArray[np.int64]:
         """The 32-bit hash of each row's string, shape (n_rows,)."""
-        if isinstance(self.array, pa.DictionaryArray):
-            return hash_strings(self.array.dictionary)[self.codes]
-        return hash_strings(self.array)
+        hashes, places = self.hashed
+        return hashes[places]
 
     @cached_property
-    def codes(self) -> NDArray[np.int64]:
+    def codes(self) -> NDArray[np.int32]:
         """For each row, the position of its string in `distinct`, shape (n_rows,)."""
-        return np.asarray(self._encoded.indices.to_numpy(zero_copy_only=False), np.int64)
+        return np.require(self._encoded.indices.to_numpy(zero_copy_only=False), np.int32, ("C", "W"))
 
     @cached_property
     def distinct(self) -> list[str]:
@@ -89,12 +94,6 @@ def read_columns(rows: Rows, signature: Mapping[str, str]) -> Columns:
         array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
         columns[name] = _text(name, array) if kind == "string" else _numbers(name, array)
     return columns
-
-
-def hash_ahead(columns: Columns, names: Iterable[str]) -> None:
-    """Make the hashes of string columns now, in the thread that read them, rather than when a stage asks."""
-    for name in names:
-        columns[name].hashes  # noqa: B018 - asking makes them
 
 
 def _text(name: str, array: Any) -> Text:
@@ -133,10 +132,11 @@ def _numbers(name: str, array: Any) -> NDArray[np.float64]:
         array = array.cast(pa.int8())
     if not (pa.types.is_floating(array.type) or pa.types.is_integer(array.type) or pa.types.is_null(array.type)):
         raise InputError(f"expected numbers in column {name!r}, found {array.type}")
-    numbers = array.cast(pa.float32(), safe=False).to_numpy(zero_copy_only=False)
+    # kernels are compiled for one kind of array: contiguous, and not a view of what Arrow forbids to write to
+    numbers = np.require(array.cast(pa.float32(), safe=False).to_numpy(zero_copy_only=False), np.float32, ("C", "W"))
     wide = np.empty(numbers.size)
-    infinite = _widen(np.require(numbers, np.float32, ("C", "W")), wide)
-    if infinite >= 0:
+    if _widen(numbers, wide):
+        infinite = np.flatnonzero(np.isinf(numbers))[0]
         raise InputError(
             f"expected finite numbers (or NaN for a missing one) in column {name!r}, found {numbers[infinite]} in row"
             f" {infinite}"

@@ -18,13 +18,16 @@ from scipy import sparse
 
 from ml_core.errors import InputError, ProjectError, StateError
 from ml_core.learners.linear import Csr
-from ml_core.pipeline.columns import Columns, Rows, hash_ahead, read_columns
+from ml_core.pipeline.columns import Columns, Rows, read_columns
 from ml_core.pipeline.estimator import build_head
 from ml_core.pipeline.graph import GraphWriter
 from ml_core.pipeline.rehearsal import rehearse
 from ml_core.pipeline.stages import Foreign, build_stage
 from ml_core.pipeline.state import Arrays, digest_of, read_state, write_state
 from ml_core.project import PipelineSettings
+
+Entries = tuple[NDArray[np.int32], NDArray[np.float64]]
+"""Slots and values of a batch, each of shape (n_rows, n_entries)."""
 
 
 class PipelineModel:
@@ -54,7 +57,6 @@ class PipelineModel:
         self.settings = settings
         self.signature = {name: kind for name, kind in schema.items() if name in used}
         self.n_trained = 0
-        self._hashed = {name for stage in self.stages if stage.hashes for name in stage.inputs}
         self.foreign = [stage for stage in self.stages if isinstance(stage, Foreign)]
         for stage in self.stages:
             stage.keeps_missing = self.head.takes_missing
@@ -195,17 +197,24 @@ class PipelineModel:
         """
         source = iter(batches)
 
-        def read() -> tuple[Columns, NDArray[np.float64]] | None:
+        done: list[Entries] = []
+
+        def read() -> tuple[Columns, NDArray[np.float64], Entries | None] | None:
             batch = next(source, None)
             if batch is None:
                 return None
-            return self._read(batch, batch.column(label).to_numpy(zero_copy_only=False))
+            columns, targets = self._read(batch, batch.column(label).to_numpy(zero_copy_only=False))
+            return columns, targets, None if self.foreign else self._laid(columns, targets.size, done)
 
         with ThreadPoolExecutor(1, thread_name_prefix="read-batches") as pool:
             coming = pool.submit(read)
             while (batch := coming.result()) is not None:
                 coming = pool.submit(read)
-                yield batch[1], self._learn(*batch)
+                columns, targets, entries = batch
+                scores = self._learn(columns, targets, entries)
+                if entries is not None:
+                    done.append(entries)
+                yield targets, scores
 
     def transform(self, rows: Rows, labels: ArrayLike) -> tuple[Csr, NDArray[np.float64]]:
         """Let the stages learn rows and return what they make of them, with the labels; the estimator learns nothing.
@@ -277,16 +286,16 @@ class PipelineModel:
     def _read(self, rows: Rows, labels: ArrayLike) -> tuple[Columns, NDArray[np.float64]]:
         """Check a batch and read its columns; changes nothing, so it may run ahead of learning."""
         targets = self._targets(labels, rows.num_rows)
-        columns = read_columns(rows, self.signature)
-        hash_ahead(columns, self._hashed)
-        return columns, targets
+        return read_columns(rows, self.signature), targets
 
-    def _learn(self, columns: Columns, targets: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _learn(
+        self, columns: Columns, targets: NDArray[np.float64], laid: Entries | None = None
+    ) -> NDArray[np.float64]:
         # only squared errors can diverge, and only libraries refuse, after the stages have taken the batch in
         safe = self.head.n_classes and self.head.exact and not self.foreign
         before = [] if safe else [stage.state() for stage in self.stages]
         try:
-            scores = self.head.learn(self._entries(columns, targets.size, learn=True), targets)
+            scores = self.head.learn(self._entries(columns, targets.size, learn=True, laid=laid), targets)
         except InputError:
             for stage, state in zip(self.stages, before, strict=True):
                 stage.restore(state)
@@ -307,17 +316,36 @@ class PipelineModel:
             raise InputError(f"expected labels of {wanted}, found {targets[row]} in row {row}")
         return targets
 
-    def _entries(self, columns: Columns, rows: int, *, learn: bool) -> Csr:
+    def _laid(self, columns: Columns, rows: int, done: list[Entries]) -> Entries:
+        """Return the entries of the rows as far as no stage has to have learned anything for them; 1 is the default.
+
+        They lie in the arrays of an earlier batch where one of `done` is as long: new memory costs more than filling.
+        """
+        shape = (rows, self._entry_bounds[-1])
+        entries = done.pop() if done else None
+        if entries is None or entries[0].shape != shape:
+            entries = np.empty(shape, np.int32), np.ones(shape)
+        self._fill(entries, columns, learn=False, memoryless=True)
+        return entries
+
+    def _entries(self, columns: Columns, rows: int, *, learn: bool, laid: Entries | None = None) -> Csr:
         """Return the rows as CSR arrays; the state adds the intercept."""
         if self.foreign:
             return _joined([stage.block(columns, rows, learn=learn) for stage in self.stages])
-        slots = np.empty((rows, self._entry_bounds[-1]), np.int32)
-        values = np.ones(slots.shape)
-        for position, stage in enumerate(self.stages):
-            first, last = self._entry_bounds[position : position + 2]
-            stage.transform(columns, slots[:, first:last], values[:, first:last], learn=learn)
-            slots[:, first:last] += self._slot_bounds[position]
+        entries = self._laid(columns, rows, []) if laid is None else laid
+        self._fill(entries, columns, learn=learn, memoryless=False)
+        slots, values = entries
         return np.arange(0, slots.size + 1, slots.shape[1]), slots.ravel(), values.ravel()
+
+    def _fill(self, entries: Entries, columns: Columns, *, learn: bool, memoryless: bool) -> None:
+        """Let the stages with memory, or those without, write their entries."""
+        for position, stage in enumerate(self.stages):
+            if stage.memoryless == memoryless:
+                first, last = self._entry_bounds[position : position + 2]
+                slots, values = entries[0][:, first:last], entries[1][:, first:last]
+                stage.transform(columns, slots, values, learn=learn)
+                if self._slot_bounds[position]:
+                    slots += self._slot_bounds[position]
 
     def _fit(self, columns: Columns, targets: NDArray[np.float64]) -> None:
         """Fit a new model on the rows as a whole."""

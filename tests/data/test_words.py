@@ -30,7 +30,8 @@ def test_codes_do_not_depend_on_how_examples_were_batched(rows: list[tuple[str |
             for start, stop in pairwise([0, *sorted(min(cut, len(rows)) for cut in cuts), len(rows)])
         ]
         assert pa.concat_tables(parts).combine_chunks().equals(at_once.combine_chunks())
-        assert words.decoded(words.attach(grown, at_once, columns)).equals(table)
+        attached = words.Dictionaries(grown, columns, len(rows)).attach(at_once.to_batches()[0])
+        assert words.decoded(pa.Table.from_batches([attached])).equals(table)
 
 
 @settings(max_examples=40, deadline=None)
@@ -41,9 +42,9 @@ def test_a_few_rows_of_many_words_come_with_those_words_alone(
     """A column of a million users must not bring a million strings into every batch."""
     table, columns = _table(rows), ["carrier", "tail"]
     with duckdb.connect() as connection:
-        coded = words.encode(connection, table, columns).slice(first, count)
-        attached = words.attach(connection, coded, columns)
-        assert words.decoded(attached).equals(table.slice(first, count))
+        coded = words.encode(connection, table, columns).combine_chunks().to_batches()[0].slice(first, count)
+        attached = words.Dictionaries(connection, columns, coded.num_rows).attach(coded)
+        assert words.decoded(pa.Table.from_batches([attached])).equals(table.slice(first, count))
         for name in columns:
-            dictionary = attached.column(name).combine_chunks().dictionary
+            dictionary = attached.column(name).dictionary
             assert len(dictionary) <= coded.num_rows + 1

@@ -6,7 +6,7 @@ how rows were batched.
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,6 +18,8 @@ from ml_core.pipeline.graph import GraphWriter, Part
 
 State = Mapping[str, NDArray[Any]]
 
+_BLOCK_ROWS = 4_096
+
 
 class Stage(ABC):
     """One transform of a pipeline; subclasses are dataclasses whose fields are the keys of the project file.
@@ -28,8 +30,6 @@ class Stage(ABC):
         The name `dagster_project.toml` calls the stage by.
     takes : {"string", "float"}
         The type of its columns.
-    hashes : bool
-        Whether it works on the hashes of its columns.
     policies : tuple of str
         The update policies it can be kept under: ``frozen``, ``updating`` or ``growing``; the first is the default.
     policy : str or None
@@ -40,7 +40,6 @@ class Stage(ABC):
 
     kind: ClassVar[str]
     takes: ClassVar[str]
-    hashes: ClassVar[bool] = False
     policies: ClassVar[tuple[str, ...]] = ("frozen",)
     policy: str | None = "frozen"
     keeps_missing: bool = False
@@ -67,6 +66,11 @@ class Stage(ABC):
         return {name: getattr(self, name) for name in keys}
 
     @property
+    def memoryless(self) -> bool:
+        """Whether its entries follow from the raw columns alone, which no stage before it replaces."""
+        return False
+
+    @property
     def exact(self) -> bool:
         """Whether any split of the rows into batches leaves it with the same bits."""
         return True
@@ -82,7 +86,7 @@ class Stage(ABC):
 
     @abstractmethod
     def transform(
-        self, columns: Columns, slots: NDArray[np.int64], values: NDArray[np.float64], *, learn: bool
+        self, columns: Columns, slots: NDArray[np.int32], values: NDArray[np.float64], *, learn: bool
     ) -> None:
         """Transform a batch.
 
@@ -121,6 +125,11 @@ class Stage(ABC):
         """Raise ValueError where the configuration makes no sense."""
         if self.policy not in self.policies:
             raise ValueError(f"expected policy among {', '.join(self.policies)}, found {self.policy!r}")
+
+
+def in_blocks(rows: int) -> Iterator[slice]:
+    """Yield the ranges of a few thousand rows each: what is made of one for a kernel stays in the processor's cache."""
+    return (slice(start, start + _BLOCK_ROWS) for start in range(0, rows, _BLOCK_ROWS))
 
 
 def filled(columns: tuple[str, ...], settings: Mapping[str, float], default: float) -> NDArray[np.float64]:

@@ -58,7 +58,7 @@ class Impute(Running):
         return self.n_slots
 
     def transform(
-        self, columns: Columns, slots: NDArray[np.int64], values: NDArray[np.float64], *, learn: bool
+        self, columns: Columns, slots: NDArray[np.int32], values: NDArray[np.float64], *, learn: bool
     ) -> None:
         for position, name in enumerate(self.columns):
             replaced, missing = np.empty(len(values)), np.empty(len(values))
@@ -99,7 +99,7 @@ class Clip(Stage):
         return self.columns
 
     def transform(
-        self, columns: Columns, slots: NDArray[np.int64], values: NDArray[np.float64], *, learn: bool
+        self, columns: Columns, slots: NDArray[np.int32], values: NDArray[np.float64], *, learn: bool
     ) -> None:
         del slots, values, learn
         for name in self.columns:
@@ -141,7 +141,7 @@ class Log1p(Stage):
         return self.columns
 
     def transform(
-        self, columns: Columns, slots: NDArray[np.int64], values: NDArray[np.float64], *, learn: bool
+        self, columns: Columns, slots: NDArray[np.int32], values: NDArray[np.float64], *, learn: bool
     ) -> None:
         del slots, values, learn
         for name in self.columns:

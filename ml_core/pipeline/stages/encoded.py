@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ml_core.learners.compiled import kernel
 from ml_core.pipeline.columns import Columns
 from ml_core.pipeline.graph import Dense, GraphWriter, Part, Picked
-from ml_core.pipeline.stages.base import Stage
+from ml_core.pipeline.stages.base import Stage, in_blocks
 from ml_core.pipeline.stages.running import Running
 
 _CLIP = 8.0
@@ -68,11 +68,12 @@ class Standardise(Running):
         return len(self.columns)
 
     def transform(
-        self, columns: Columns, slots: NDArray[np.int64], values: NDArray[np.float64], *, learn: bool
+        self, columns: Columns, slots: NDArray[np.int32], values: NDArray[np.float64], *, learn: bool
     ) -> None:
-        numbers = np.stack([columns[name] for name in self.columns])
-        _scan(numbers, self.moments, self.seen, self.limit, learn, slots, values)
-        self.seen += len(values) if learn else 0
+        for rows in in_blocks(len(values)):
+            numbers = np.stack([columns[name][rows] for name in self.columns])
+            _scan(numbers, self.moments, self.seen, self.limit, learn, slots[rows], values[rows])
+            self.seen += numbers.shape[1] if learn else 0
 
     def write(self, graph: GraphWriter) -> list[Part]:
         count, mean, squares = (self.moments[:, part, None] for part in range(3))
@@ -112,7 +113,7 @@ class Passthrough(Stage):
         return len(self.columns)
 
     def transform(
-        self, columns: Columns, slots: NDArray[np.int64], values: NDArray[np.float64], *, learn: bool
+        self, columns: Columns, slots: NDArray[np.int32], values: NDArray[np.float64], *, learn: bool
     ) -> None:
         del learn
         slots[:] = np.arange(self.n_slots)
@@ -154,7 +155,7 @@ class Bucketize(Stage):
         return len(self.boundaries)
 
     def transform(
-        self, columns: Columns, slots: NDArray[np.int64], values: NDArray[np.float64], *, learn: bool
+        self, columns: Columns, slots: NDArray[np.int32], values: NDArray[np.float64], *, learn: bool
     ) -> None:
         del values, learn
         offsets = self._offsets()

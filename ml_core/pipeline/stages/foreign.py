@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 from sklearn.base import clone
+from sklearn.preprocessing import OneHotEncoder
 
 from ml_core.errors import ExportError, InputError
 from ml_core.pipeline.columns import Columns, Text
@@ -117,7 +118,7 @@ class Foreign(Stage):
         return made
 
     def transform(
-        self, columns: Columns, slots: NDArray[np.int64], values: NDArray[np.float64], *, learn: bool
+        self, columns: Columns, slots: NDArray[np.int32], values: NDArray[np.float64], *, learn: bool
     ) -> None:
         raise NotImplementedError("its entries are a block")
 
@@ -132,7 +133,7 @@ class Foreign(Stage):
         if self.into == "columns":
             graph.replace_numbers(numbers, self.columns)
             return []
-        if self.keeps_missing:
+        if self.keeps_missing or isinstance(self.fitted, OneHotEncoder):  # which makes nothing but 0 and 1
             return [Dense(numbers)]
         missing = graph.add("IsNaN", numbers)
         return [Dense(graph.add("Where", missing, graph.constant(np.float64(0)), numbers))]

@@ -14,7 +14,7 @@ from ml_core.learners.compiled import kernel
 from ml_core.pipeline.columns import Columns
 from ml_core.pipeline.graph import GraphWriter, Part, Picked
 from ml_core.pipeline.hashing import mix_of
-from ml_core.pipeline.stages.base import Stage, State
+from ml_core.pipeline.stages.base import Stage, State, in_blocks
 
 _MAX_BITS = 26
 # odd, so that the pair of two hashes is told apart by their wrapped sum as by a 64-bit hash
@@ -25,6 +25,14 @@ _SPREAD = np.int64(0x9E3779B97F4A7C1 | 1)
 def _place(left, right, factor, other, salt, mask, out):  # type: ignore[no-untyped-def]  # noqa: PLR0917 - a kernel
     for row in range(out.size):
         out[row] = (left[row] * factor + right[row] * other + salt) & mask
+
+
+@kernel
+def _spread(placed, starts, codes, out):  # type: ignore[no-untyped-def]
+    """Fill `out`, (n_rows, n_columns), with what `placed` holds for each code, those of a column from its start on."""
+    for row in range(out.shape[0]):
+        for column in range(out.shape[1]):
+            out[row, column] = placed[starts[column] + codes[column, row]]
 
 
 @kernel
@@ -44,7 +52,6 @@ class _Hashed(Stage):
     """A stage whose entries are hashed slots of value 1."""
 
     takes: ClassVar[str] = "string"
-    hashes: ClassVar[bool] = True
     bits: int
     seed: int
     count_collisions: bool
@@ -59,11 +66,14 @@ class _Hashed(Stage):
     def n_slots(self) -> int:
         return 1 << self.bits if 0 < self.bits <= _MAX_BITS else 0
 
-    def _take_in(self, slots: NDArray[np.int64], position: int, left: Any, right: Any) -> None:
+    @property
+    def memoryless(self) -> bool:
+        return not self.count_collisions
+
+    def _take_in(self, slots: NDArray[np.int32], position: int, left: Any, right: Any) -> None:
         """Count where a value met another's slot; a value is told by the full hashes of its fields."""
-        if self.count_collisions:
-            marks = (left * _SPREAD + right) * (self.n_entries + 1) + position + 1
-            self.collided += _count(np.ascontiguousarray(slots), marks, self.owners)
+        marks = (left * _SPREAD + right) * (self.n_entries + 1) + position + 1
+        self.collided += _count(np.ascontiguousarray(slots), marks, self.owners)
 
     def state(self) -> dict[str, NDArray[Any]]:
         if not self.count_collisions:
@@ -125,15 +135,23 @@ class Hash(_Hashed):
         return len(self.columns)
 
     def transform(
-        self, columns: Columns, slots: NDArray[np.int64], values: NDArray[np.float64], *, learn: bool
+        self, columns: Columns, slots: NDArray[np.int32], values: NDArray[np.float64], *, learn: bool
     ) -> None:
         del values
-        for position, name in enumerate(self.columns):
-            (factor,), salt = mix_of(name, seed=self.seed)
-            hashes = columns[name].hashes
-            _place(hashes, hashes, factor, 0, salt, self.n_slots - 1, slots[:, position])
-            if learn:
-                self._take_in(slots[:, position], position, hashes, 0)
+        hashed = [columns[name].hashed for name in self.columns]
+        starts = np.cumsum([0, *(hashes.size for hashes, _ in hashed[:-1])])
+        placed = np.concatenate(
+            [self._placed(name, hashes) for name, (hashes, _) in zip(self.columns, hashed, strict=True)]
+        )
+        for rows in in_blocks(len(slots)):
+            _spread(placed, starts, np.stack([places[rows] for _, places in hashed]), slots[rows])
+        if learn and self.count_collisions:
+            for position, name in enumerate(self.columns):
+                self._take_in(slots[:, position], position, columns[name].hashes, 0)
+
+    def _placed(self, name: str, hashes: NDArray[np.int64]) -> NDArray[np.int64]:
+        (factor,), salt = mix_of(name, seed=self.seed)
+        return (hashes * factor + salt) & (self.n_slots - 1)
 
     def write(self, graph: GraphWriter) -> list[Part]:
         mixes = [mix_of(name, seed=self.seed) for name in self.columns]
@@ -178,14 +196,14 @@ class Cross(_Hashed):
         return len(self.pairs)
 
     def transform(
-        self, columns: Columns, slots: NDArray[np.int64], values: NDArray[np.float64], *, learn: bool
+        self, columns: Columns, slots: NDArray[np.int32], values: NDArray[np.float64], *, learn: bool
     ) -> None:
         del values
         for position, (left, right) in enumerate(self.pairs):
             (factor, other), salt = mix_of(left, right, seed=self.seed)
             mask = self.n_slots - 1
             _place(columns[left].hashes, columns[right].hashes, factor, other, salt, mask, slots[:, position])
-            if learn:
+            if learn and self.count_collisions:
                 self._take_in(slots[:, position], position, columns[left].hashes, columns[right].hashes)
 
     def write(self, graph: GraphWriter) -> list[Part]:

@@ -99,7 +99,7 @@ class OneHot(Stage):
         return len(self.columns)
 
     def transform(
-        self, columns: Columns, slots: NDArray[np.int64], values: NDArray[np.float64], *, learn: bool
+        self, columns: Columns, slots: NDArray[np.int32], values: NDArray[np.float64], *, learn: bool
     ) -> None:
         learned = len(values) if learn else 0
         admitting = learned if self.policy == "growing" else min(learned, max(self.rows - self.seen, 0))
@@ -109,7 +109,7 @@ class OneHot(Stage):
             out += position * (self.cap + 1)
         self.seen += learned
 
-    def _transform(self, text: Text, position: int, out: NDArray[np.int64], admitting: int) -> None:
+    def _transform(self, text: Text, position: int, out: NDArray[np.int32], admitting: int) -> None:
         vocabulary, waiting, words = self.vocabularies[position], self.waiting[position], text.distinct
         place = np.array([vocabulary.get(word, 0) for word in words], np.int64)
         count = np.array([waiting.get(word, 0) for word in words], np.int64)
