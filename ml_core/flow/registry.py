@@ -62,6 +62,10 @@ class Registry(Transitions):
             tags = dict(tags) | {"manifest_hmac": sign(flow, file_digest(package / MANIFEST), self._key)}
         return described(upload(self._shelf, flow, package, tags=tags, metrics=metrics, evaluation=evaluation))
 
+    def describe(self, version: ModelVersion, text: str, files: Mapping[str, str]) -> None:
+        """Show `text` as a version's description, and keep text `files` by name in the folder `card` of its run."""
+        self._shelf.describe(version.flow, version.version, version.mlflow_run_id, text, files)
+
     def promote(
         self, flow: str, version: int, *, verdict: Verdict, expected_champion: int | None, who: str | None = None
     ) -> Entry:

@@ -5,8 +5,9 @@ our own tree. What is asked often costs the same however many versions a flow ha
 `get_latest_versions` load every one of them and are avoided.
 """
 
+import tempfile
 import warnings
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,6 +176,14 @@ class Shelf(Asking):
                     raise
             created = self.ask(create)
         return created
+
+    def describe(self, flow: str, version: int, run_id: str, text: str, files: Mapping[str, str]) -> None:
+        """Set a version's description, and write text files into the folder `card` of its run's artifacts."""
+        with tempfile.TemporaryDirectory(prefix="modelflow-card-") as scratch:
+            for name, content in files.items():
+                Path(scratch, name).write_text(content, encoding="utf-8")
+            self.ask(lambda: self.client.log_artifacts(run_id, scratch, "card"))
+        self.ask(lambda: self.client.update_model_version(flow, str(version), text))
 
     def experiment(self, flow: str) -> str:
         """Return the id of the flow's experiment, made when it is not there."""

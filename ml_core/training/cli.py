@@ -1,8 +1,9 @@
-"""`modelflow check`, `run`, `tune` and `promote`: a flow tried out, trained and judged here, without Dagster."""
+"""`modelflow check`, `run`, `tune`, `promote` and `card`: a flow tried out, trained and judged without Dagster."""
 
 import json
 import tomllib
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -10,10 +11,12 @@ import typer
 from ml_core.clock import SystemClock
 from ml_core.data.ingest import take_in_all
 from ml_core.data.store import FeatureStore
+from ml_core.errors import VersionNotFoundError
 from ml_core.flow.cli import AsJson, FlowName, opened
 from ml_core.flow.moving import say
 from ml_core.flow.registry import registry_of
 from ml_core.project import load_project
+from ml_core.training.card import CARD_FILE, files_of
 from ml_core.training.full import train_full
 from ml_core.training.gate import judge_and_promote
 from ml_core.training.trying import try_flow
@@ -99,6 +102,26 @@ def _values(text: str) -> tuple[str, list[Any]]:
         raise typer.BadParameter(
             f'expected --try NAME=V,V, such as alpha=0.1,0.2 or optimizer="adam", found {text!r}'
         ) from error
+
+
+def card(
+    flow: FlowName,
+    version: Annotated[int | None, typer.Argument(help="its number; by default the champion")] = None,
+    into: Annotated[Path | None, typer.Option(help="a folder for the card and its charts, as SVG files")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print the model card of a version as markdown."""
+    registry = opened(flow)
+    found = registry.head(flow) if version is None else registry.version(flow, version)
+    if found is None:
+        raise VersionNotFoundError(f"{flow} serves no version yet; name one, see `modelflow versions {flow}`")
+    written = files_of(registry, found)
+    if into is not None:
+        into.mkdir(parents=True, exist_ok=True)
+        for name, content in written.items():
+            (into / name).write_text(content, encoding="utf-8")
+    text = written[CARD_FILE]
+    typer.echo(json.dumps({"flow": flow, "version": found.version, "card": text}) if as_json else text)
 
 
 def promote(

@@ -27,6 +27,7 @@ from ml_core.flow.registry import Registry
 from ml_core.flow.verdict import Verdict
 from ml_core.flow.version import ModelVersion
 from ml_core.project import Flow, GateSettings
+from ml_core.training.card import tell
 from ml_core.training.evaluation import SLICE_FILE, ScoredSlice
 from ml_core.training.tasks import figures, row_loss
 
@@ -68,6 +69,7 @@ def judge_and_promote(flow: Flow, registry: Registry, version: ModelVersion) -> 
         registry.promote(flow.name, version.version, verdict=verdict, expected_champion=expected)
     else:
         registry.refuse(flow.name, version.version, verdict=verdict)
+    tell(registry, version, verdict)
     return verdict
 
 

@@ -19,7 +19,9 @@ from ml_core.flow.registry import Registry
 from ml_core.flow.version import ModelVersion
 from ml_core.pipeline import PipelineModel
 from ml_core.project import Flow
+from ml_core.training.card import Facts, show
 from ml_core.training.evaluation import ScoredSlice
+from ml_core.training.influence import ROWS, influence
 from ml_core.training.tasks import figures
 
 _GOLDEN_ROWS = 32
@@ -53,7 +55,9 @@ def publish(
     flow: Flow, store: FeatureStore, registry: Registry, trained: Trained, *, tags: Mapping[str, str]
 ) -> ModelVersion:
     """Register `trained` as a new version of `flow`, in no stage yet."""
-    last = store.examples(max(trained.watermark - _GOLDEN_ROWS, 0), trained.watermark)
+    last = store.examples(max(trained.watermark - ROWS, 0), trained.watermark)
+    start = trained.evidence.first
+    first = store.examples(start, start + 1).column("labelled_at")
     golden = golden_rows(last, trained.model.signature)
     own_tags = {
         "kind": trained.kind,
@@ -65,12 +69,14 @@ def publish(
         "pipeline_fingerprint": flow.pipeline.fingerprint,
         "rows_learned": str(trained.model.n_trained),
     }
+    facts = Facts(first[0].as_py() if len(first) else None, influence(trained.model, last))
     with tempfile.TemporaryDirectory(prefix="modelflow-publish-") as scratch:
         state, package, evaluation = (Path(scratch, name) for name in ("state", "package", "evaluation"))
         state.mkdir()
         evaluation.mkdir()
         trained.model.save(state)
         trained.evidence.save(evaluation)
+        facts.save(evaluation)
         write_package(
             package,
             graph=trained.model.to_onnx(),
@@ -80,13 +86,15 @@ def publish(
             golden_scores=trained.model.predict(golden),
             feature_fingerprint=own_tags["feature_fingerprint"],
         )
-        return registry.publish(
+        version = registry.publish(
             flow.name,
             package,
             tags=own_tags | dict(tags),
             metrics=_metrics(flow, trained),
             evaluation=evaluation,
         )
+    show(registry, version, trained.evidence, facts)
+    return version
 
 
 def _metrics(flow: Flow, trained: Trained) -> dict[str, float]:

@@ -18,6 +18,7 @@ from ml_core.flow.version import ModelVersion
 from ml_core.pipeline import PipelineModel
 from ml_core.project import Flow
 from ml_core.training import passes
+from ml_core.training.card import tell
 from ml_core.training.evaluation import SLICE_FILE, ScoredSlice
 from ml_core.training.full import train_full
 from ml_core.training.gate import judge_and_promote
@@ -113,10 +114,16 @@ def _rebase(
     """Return the version that takes the place of one that was left behind, which is archived; None for none."""
     if version.kind == "full":
         caught_up = catch_up(flow, store, registry, version, stop=head.watermark, tags=tags)
-        registry.refuse(flow.name, version.version, verdict=_superseded(version, head, f"version {caught_up.version}"))
+        _supersede(registry, version, head, f"version {caught_up.version}")
         return caught_up
-    registry.refuse(flow.name, version.version, verdict=_superseded(version, head, "its next child"))
+    _supersede(registry, version, head, "its next child")
     return train_increment(flow, store, registry, tags=tags) if version.kind == "incremental" else None
+
+
+def _supersede(registry: Registry, version: ModelVersion, head: ModelVersion, by: str) -> None:
+    verdict = _superseded(version, head, by)
+    registry.refuse(version.flow, version.version, verdict=verdict)
+    tell(registry, version, verdict)
 
 
 def _superseded(version: ModelVersion, head: ModelVersion, by: str) -> Verdict:

@@ -116,6 +116,9 @@ class _Nowhere(Registry):
             source=str(package), metrics=metrics, verdict=None,
         )  # fmt: skip
 
+    def describe(self, version: ModelVersion, text: str, files: Mapping[str, str]) -> None:
+        """Show nothing: there is no version."""
+
 
 def _require_stages(project: Project, flow: Flow, store: FeatureStore) -> None:
     """Raise ProjectError with the line of the first stage that cannot be built over the flow's features."""

@@ -8,11 +8,11 @@ from ml_core.flow.registry import Registry
 from ml_core.flow.verdict import Verdict
 from ml_core.flow.version import ModelVersion
 from ml_core.project import Flow
-from ml_core.training import ScoredSlice, roll_back_if_worse, settle, train_full, train_increment
+from ml_core.training import roll_back_if_worse, settle, train_full, train_increment
+from ml_core.training.card import card_of
 from orchestration.assets.names import key, presented
 from orchestration.attempts import REFUSED
 from orchestration.outcomes import reported
-from orchestration.pictures import calibration_plot
 from orchestration.resources import Platform
 
 
@@ -106,12 +106,7 @@ def _nothing_judged() -> dg.AssetCheckResult:
 
 
 def _metadata(registry: Registry, version: ModelVersion) -> dict[str, dg.MetadataValue | float | int | str]:
-    """Describe a version: numbers for the plots over time, a calibration plot, and the link to MLflow."""
-    import tempfile
-    from pathlib import Path
-
-    with tempfile.TemporaryDirectory(prefix="modelflow-evidence-") as scratch:
-        evidence = ScoredSlice.load(registry.download_evaluation(version, Path(scratch)) / "scored_slice.npz")
+    """Describe a version: numbers for the plots over time, its model card, and the link to MLflow."""
     url = registry.run_url(version)
     return {
         "version": version.version,
@@ -120,6 +115,6 @@ def _metadata(registry: Registry, version: ModelVersion) -> dict[str, dg.Metadat
         "watermark": version.watermark,
         "trained_through": version.trained_through.isoformat(),
         "mlflow_run": dg.MetadataValue.url(url) if url.startswith("http") else url,
-        "calibration": dg.MetadataValue.md(calibration_plot(evidence.last(20_000))),
+        "model_card": dg.MetadataValue.md(card_of(registry, version)),
         **{name: float(value) for name, value in version.metrics.items()},
     }
