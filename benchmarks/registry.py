@@ -130,12 +130,17 @@ def _copy(
     values: list[tuple[Any, ...]],
     changed: dict[str, int],
 ) -> None:
-    """Insert the rows that `which` names once per entry of `values`, its places put into the `changed` columns."""
-    columns = [row[1] for row in database.execute(f"pragma table_info({table})")]
-    selected = ", ".join(f"?{changed[name] + 1}" if name in changed else name for name in columns)
+    """Insert the rows that `which` names once per entry of `values`, `changed` columns by their place in the entry."""
     wanted = " and ".join(f"{name} = {value!r}" for name, value in which.items())
-    query = f"insert into {table} select {selected} from {table} where {wanted}"  # noqa: S608 - names from the schema
-    database.executemany(query, [each[: max(changed.values()) + 1] for each in values])
+    found = database.execute(f"select * from {table} where {wanted}")  # noqa: S608 - our own names
+    names = [column[0] for column in found.description]
+    copies = (
+        [each[changed[name]] if name in changed else value for name, value in zip(names, row, strict=True)]
+        for row in found.fetchall()
+        for each in values
+    )
+    places = ", ".join("?" * len(names))
+    database.executemany(f"insert into {table} values ({places})", copies)  # noqa: S608 - the table is ours or MLflow's
 
 
 def _measure(registry: Registry, packages: _Packages, uri: str) -> dict[str, float]:

@@ -9,6 +9,7 @@ import http.client
 import json
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +20,8 @@ from ml_core.flow.package import MANIFEST, read_manifest
 
 _ADDRESS = re.compile(r"models:/(?P<flow>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+)|/(?P<stage>[A-Za-z]+))")
 _STAGES = {"staging": "Staging", "production": "Production", "archived": "Archived"}
+# the alias that the flow's ledger keeps in step with a stage
+_ALIAS_OF = {"Production": "champion", "Staging": "challenger"}
 _API = "/api/2.0/mlflow"
 _ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
 
@@ -102,7 +105,7 @@ class RestReader:
         self._connection: http.client.HTTPConnection | None = None
 
     def resolve(self, address: ModelAddress, *, serving: int | None = None) -> VersionRef:
-        """Return the version an address points at; at most two small requests."""
+        """Return the version an address points at; at most three small requests."""
         found = _ref(self._find(address))
         if address.stage is not None and serving not in {None, found.version}:
             query = f"{_API}/model-versions/get?name={quote(address.flow)}&version={serving}"
@@ -130,13 +133,24 @@ class RestReader:
             query = f"{_API}/model-versions/get?name={name}&version={address.version}"
             return dict(self._json("GET", query)["model_version"])
         if address.alias is not None:
-            query = f"{_API}/registered-models/alias?name={name}&alias={quote(address.alias)}"
-            return dict(self._json("GET", query)["model_version"])
+            return self._aliased(address.flow, address.alias)
+        # a server loads every version of the model to tell the newest of a stage; an alias it looks up
+        if address.stage in _ALIAS_OF:
+            try:
+                found = self._aliased(address.flow, _ALIAS_OF[address.stage])
+            except VersionNotFoundError:
+                found = {}
+            if found.get("current_stage") == address.stage:
+                return found
         body = {"name": address.flow, "stages": [address.stage]}
-        found = self._json("POST", f"{_API}/registered-models/get-latest-versions", body).get("model_versions")
-        if not found:
+        newest = self._json("POST", f"{_API}/registered-models/get-latest-versions", body).get("model_versions")
+        if not newest:
             raise VersionNotFoundError(f"{self._uri}: {address.flow} has no version in {address.stage} yet")
-        return dict(found[0])
+        return dict(newest[0])
+
+    def _aliased(self, flow: str, alias: str) -> Mapping[str, Any]:
+        query = f"{_API}/registered-models/alias?name={quote(flow)}&alias={quote(alias)}"
+        return dict(self._json("GET", query)["model_version"])
 
     def _artifact(self, source: str, name: str) -> bytes:
         parts = urlsplit(source)
@@ -167,7 +181,8 @@ class RestReader:
             raise RegistryDownError(
                 f"{self._uri}: expected an answer within {self._timeout_s} s, found {error!r}"
             ) from error
-        if response.status == http.HTTPStatus.NOT_FOUND:
+        missing = response.status == http.HTTPStatus.BAD_REQUEST and b"alias" in content and b"not found" in content
+        if response.status == http.HTTPStatus.NOT_FOUND or missing:
             raise VersionNotFoundError(f"{self._uri}{path}: nothing there: {content[:200].decode(errors='replace')}")
         if response.status >= http.HTTPStatus.INTERNAL_SERVER_ERROR:
             raise RegistryDownError(f"{self._uri}{path}: status {response.status}")
@@ -211,18 +226,24 @@ class ClientReader:
             elif address.alias is not None:
                 found = self._client.get_model_version_by_alias(address.flow, address.alias)
             else:
-                query = f"name='{address.flow}'"
-                standing = [
-                    version
-                    for version in self._client.search_model_versions(query, order_by=["version_number DESC"])
-                    if version.current_stage == address.stage
-                ]
-                if not standing:
-                    raise VersionNotFoundError(f"{self._uri}: {address.flow} has no version in {address.stage} yet")
-                found = standing[0]
+                found = self._standing(address.flow, str(address.stage))
         except MlflowException as error:
             raise VersionNotFoundError(f"{self._uri}: {error}") from error
         return VersionRef(found.name, int(found.version), str(found.current_stage), str(found.source), dict(found.tags))
+
+    def _standing(self, flow: str, stage: str) -> Any:
+        """Return the version the stage's alias points at, if it stands there, else the newest that does."""
+        from mlflow.exceptions import MlflowException
+
+        if stage in _ALIAS_OF:
+            with suppress(MlflowException):
+                found = self._client.get_model_version_by_alias(flow, _ALIAS_OF[stage])
+                if found.current_stage == stage:
+                    return found
+        for found in self._client.search_model_versions(f"name='{flow}'", order_by=["version_number DESC"]):
+            if found.current_stage == stage:
+                return found
+        raise VersionNotFoundError(f"{self._uri}: {flow} has no version in {stage} yet")
 
 
 def _ref(found: Mapping[str, Any]) -> VersionRef:

@@ -86,11 +86,12 @@ def read_columns(rows: Rows, signature: Mapping[str, str]) -> Columns:
         A column is missing or of the wrong type, or a number is infinite.
     """
     columns: Columns = {}
+    names = rows.schema.names
     for name, kind in signature.items():
-        if rows.schema.names.count(name) != 1:
-            found = rows.schema.names.count(name) or f"none: {nearest(name, rows.schema.names)}"
+        if names.count(name) != 1:
+            found = names.count(name) or f"none: {nearest(name, names)}"
             raise InputError(f"expected one column {name!r} ({kind}), found {found}")
-        column = rows.column(name)
+        column = rows.column(names.index(name))
         array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
         columns[name] = _text(name, array) if kind == "string" else _numbers(name, array)
     return columns

@@ -5,6 +5,8 @@ scikit-learn's `murmurhash3_32` compute, so the exported graph hashes all string
 field and every cross of fields a place of its own in a shared table. A missing string hashes as the empty one.
 """
 
+from functools import cache
+
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -67,6 +69,7 @@ def hash_strings(strings: pa.LargeStringArray) -> NDArray[np.int64]:
     return out
 
 
+@cache
 def mix_of(*fields: str, seed: int = 0) -> tuple[tuple[int, ...], int]:
     """Return the odd factors, one per field, and the salt that place a field, or a cross of fields, under a seed.
 

@@ -5,6 +5,7 @@ group to form. Offsets of ours live in our own commits; what the broker holds is
 Topics are never made by accident: clients do not create them, `Broker.ensure` does.
 """
 
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 _BOOTSTRAP_MS = 10_000
 _REQUEST_MS = 10_000
+_MADE_S = 10.0
+_UNKNOWN_TOPIC = 3
 # on some brokers the fetch wait is a sleep, not a wake-up
 _FETCH_WAIT_MS = 50
 _LARGEST_REQUEST = 16 * 1024 * 1024
@@ -62,14 +65,12 @@ class Broker:
                 bootstrap_servers=self.bootstrap_servers,
                 group_id=group,
                 enable_auto_commit=False,
-                auto_offset_reset="earliest",
                 allow_auto_create_topics=False,
                 fetch_max_wait_ms=_FETCH_WAIT_MS,
                 max_partition_fetch_bytes=_LARGEST_REQUEST,
                 bootstrap_timeout_ms=_BOOTSTRAP_MS,
                 metrics_enabled=False,
-                **dict(self.security),
-                **settings,
+                **{"auto_offset_reset": "earliest"} | dict(self.security) | settings,
             )
 
     def producer(self, **settings: Any) -> "KafkaProducer":
@@ -89,7 +90,9 @@ class Broker:
                 | settings,
             )
 
-    def ensure(self, topic: str, *, partitions: int = 1, compacted: bool = False, bytes_: int | None = None) -> str:
+    def ensure(
+        self, topic: str, *, partitions: int = 1, compacted: bool = False, keep: bool = False, bytes_: int | None = None
+    ) -> str:
         """Make a topic unless it exists, and return its id, which changes when it is deleted and made anew.
 
         Parameters
@@ -98,16 +101,25 @@ class Broker:
             For a new topic; one that exists keeps its own.
         compacted : bool
             Whether the broker may keep only the newest record of each key.
+        keep : bool
+            Whether a new topic keeps its records for good. Brokers let records go by their timestamps, and those of
+            facts may be years old when they are sent.
         bytes_ : int, optional
             The largest record the topic is to take.
         """
-        configs = {"cleanup.policy": "compact"} if compacted else {}
+        configs = {"cleanup.policy": "compact"} if compacted else {"message.timestamp.type": "LogAppendTime"}
+        if keep:
+            configs = {"retention.ms": "-1"}
         if bytes_ is not None:
             configs["max.message.bytes"] = str(bytes_)
         wanted = {topic: {"num_partitions": partitions, "replication_factor": 1, "configs": configs}}
         with self._admin() as admin:
             admin.create_topics(wanted, raise_errors=False)
-            described = admin.describe_topics([topic])[0]
+            deadline = time.monotonic() + _MADE_S
+            while (described := admin.describe_topics([topic])[0])["error_code"] == _UNKNOWN_TOPIC:
+                if time.monotonic() > deadline:
+                    break
+                time.sleep(0.05)  # a broker answers a creation before all of it knows the topic
         if described["error_code"]:
             raise StreamError(
                 f"{self.bootstrap_servers}: topic {topic!r} could not be made or read: error {described['error_code']}"

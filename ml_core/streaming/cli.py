@@ -32,13 +32,17 @@ def ingest(
     flow: Annotated[str, typer.Argument(help="the flow")],
     partitions: Annotated[int, typer.Option(help="Kafka partitions of topics that do not exist yet")] = 1,
     until_idle: Annotated[bool, typer.Option(help="end once the topics hold nothing more")] = False,
+    skip_lost: Annotated[bool, typer.Option(help="go on past records the broker deleted unread")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object at the end")] = False,
 ) -> None:
     """Take the facts of a flow from Kafka into its event log; emit its examples and feature rows."""
     project = load_project()
     found = project.flow(flow)
     store = FeatureStore(found, root=project.root, home=project.home)
-    taken = run_ingest(found, store, broker_of(project, found), partitions, until_idle=until_idle, stop=told_to_stop())
+    taken = run_ingest(
+        found, store, broker_of(project, found), partitions, skip_lost=skip_lost, until_idle=until_idle,
+        stop=told_to_stop(),
+    )  # fmt: skip
     typer.echo(json.dumps(asdict(taken)) if as_json else f"{taken.facts} facts, {taken.refused} dead letters")
 
 
@@ -53,14 +57,21 @@ def told_to_stop() -> threading.Event:
 
 
 def run_ingest(
-    flow: Flow, store: FeatureStore, broker: Broker, partitions: int, *, until_idle: bool, stop: threading.Event
+    flow: Flow,
+    store: FeatureStore,
+    broker: Broker,
+    partitions: int,
+    *,
+    skip_lost: bool,
+    until_idle: bool,
+    stop: threading.Event,
 ) -> Ingested:
     """Ingest until told to stop, or until the topics hold nothing more; return what was taken in.
 
     The feature store is owned for as long as nobody else waits for it. While another process has it, facts go on coming
     into the log, and are absorbed later.
     """
-    ingester = Ingester(flow, store.log, broker, partitions=partitions)
+    ingester = Ingester(flow, store.log, broker, partitions=partitions, skip_lost=skip_lost)
     feed = Feed(flow, store, broker, partitions=partitions)
     try:
         idle = False

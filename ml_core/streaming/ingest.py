@@ -77,6 +77,8 @@ class Ingester:
     broker : Broker
     partitions : int
         How many Kafka partitions a topic gets that does not exist yet.
+    skip_lost : bool
+        Where the broker deleted records before they were read, go on with the first it still has.
 
     Raises
     ------
@@ -85,7 +87,9 @@ class Ingester:
     BrokerDownError
     """
 
-    def __init__(self, flow: Flow, log: EventLog, broker: Broker, *, partitions: int = 1) -> None:
+    def __init__(
+        self, flow: Flow, log: EventLog, broker: Broker, *, partitions: int = 1, skip_lost: bool = False
+    ) -> None:
         if not flow.stream.facts:
             raise StreamError(f"{flow.name}: expected [flows.{flow.name}.stream.facts] to name facts, found none")
         self.total = Ingested()
@@ -97,10 +101,14 @@ class Ingester:
                 self._open.enter_context(Held(log.directory / kind / ".ingester", "ingests these facts"))
             broker.ensure(dead_letter_topic(flow.name))
             ids = {
-                kind: broker.ensure(fact_topic(flow.name, kind), partitions=partitions) for kind in flow.stream.facts
+                kind: broker.ensure(fact_topic(flow.name, kind), partitions=partitions, keep=True)
+                for kind in flow.stream.facts
             }
             self._places = {fact_topic(flow.name, kind): self._resume(kind, ids[kind]) for kind in ids}
-            self._consumer = broker.consumer(f"{flow.name}.ingest", max_poll_records=_MOST_RECORDS)
+            reset = "earliest" if skip_lost else "none"
+            self._consumer = broker.consumer(
+                f"{flow.name}.ingest", max_poll_records=_MOST_RECORDS, auto_offset_reset=reset
+            )
             self._open.callback(self._consumer.close)
             producer = broker.producer()
             self._open.callback(producer.close)
@@ -118,10 +126,17 @@ class Ingester:
         BrokerDownError
             Nothing of the batch was committed.
         StreamError
-            A topic holds fewer records than were read from it: it was made anew.
+            A topic holds fewer records than were read from it: it was made anew. Or the broker has deleted records that
+            were not read.
         """
+        from kafka.errors import OffsetOutOfRangeError
+
         with reported(self._broker):
-            polled = self._consumer.poll(timeout_ms=round(timeout_s * 1000), max_records=_MOST_RECORDS)
+            try:
+                polled = self._consumer.poll(timeout_ms=round(timeout_s * 1000), max_records=_MOST_RECORDS)
+            except OffsetOutOfRangeError:
+                self._check_reborn()
+                raise StreamError(self._lost()) from None
         taken = Ingested()
         for topic, place in self._places.items():
             batches = {part.partition: records for part, records in polled.items() if part.topic == topic}
@@ -172,7 +187,10 @@ class Ingester:
             }
             self._consumer.assign(list(parts))
             for part, offset in parts.items():
-                self._consumer.seek(part, offset)
+                if offset:
+                    self._consumer.seek(part, offset)
+                else:
+                    self._consumer.seek_to_beginning(part)
 
     def _commit(self, place: _Place, batches: Mapping[int, Sequence[Any]], taken: Ingested) -> None:
         """Commit a batch: dead letters first, then facts and offsets in one rename. The order is the guarantee."""
@@ -227,6 +245,19 @@ class Ingester:
                 TopicPartition(place.topic, number): OffsetAndMetadata(offset, "", -1)
                 for number, offset in place.offsets.items()
             }
+        )
+
+    def _lost(self) -> str:
+        """Say what the broker deleted before it was read."""
+        begin = self._consumer.beginning_offsets(list(self._consumer.assignment()))
+        gone = [
+            f"{part.topic!r} partition {part.partition}: records {offset} to {begin[part] - 1}"
+            for part in begin
+            if 0 < (offset := self._places[part.topic].offsets[part.partition]) < begin[part]
+        ]
+        return (
+            f"topic {'; '.join(gone)} were deleted by the broker before they were read (its retention.ms goes by the"
+            " records' timestamps). Send them again, or go on without them: modelflow ingest --skip-lost"
         )
 
     def _check_reborn(self) -> None:

@@ -38,12 +38,14 @@ from ml_core.streaming.held import Held
 from ml_core.streaming.publisher import ModelPublisher
 from ml_core.training.evaluation import ScoredSlice
 from ml_core.training.gate import judge_and_promote
+from ml_core.training.metrics import RunningMetrics
 from ml_core.training.passes import way_of
 from ml_core.training.publishing import Trained, golden_rows, no_scores, publish
 from ml_core.training.tasks import task_of
 
 _LOG = logging.getLogger("modelflow.streaming")
 _LOOK_S = 5.0
+_RECENT_ROWS = 10_000
 
 
 class Learner:
@@ -104,6 +106,7 @@ class Learner:
         self._examples = Examples(flow.name, store, broker, monotonic=monotonic)
         self._publisher = ModelPublisher(flow.name, broker, snapshot_every=self._settings.snapshot_every)
         self.learned = 0
+        self._recent = RunningMetrics(_RECENT_ROWS)
         self._published_at = self._checked_at = self._registered_at = self._looked_at = monotonic()
         self._continue(head)
 
@@ -139,6 +142,8 @@ class Learner:
         labels = np.asarray(batch.column("label").to_numpy(zero_copy_only=False), np.float64)
         scores = self.model.learn(batch, labels)
         self.breaker.watch(labels, scores)
+        if self.breaker.task == "binary":
+            self._recent.add(labels, scores)
         self._evidence.append((labels, scores))
         self._evidence_rows += labels.size
         while self._evidence_rows - self._evidence[0][0].size >= self._flow.gate.max_rows:
@@ -185,6 +190,7 @@ class Learner:
             "learned": self.learned,
             "from_store": self._examples.from_store,
             "loss": self.breaker.loss,
+            "recent": self._recent.evaluation.figures() if self._recent.rows else None,
             "breaker": self.breaker.reason,
             "breaker_trips": self.breaker.trips,
             "published_watermark": self._published.watermark,

@@ -1,27 +1,33 @@
-"""`modelflow check`, `run`, `tune`, `promote` and `card`: a flow tried out, trained and judged without Dagster."""
+"""`modelflow check`, `run`, `tune`, `freshness`, `promote`, `card`: a flow tried, trained, judged without Dagster."""
 
 import json
 import tomllib
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic import TypeAdapter, ValidationError
 
 from ml_core.clock import SystemClock
 from ml_core.data.ingest import take_in_all
 from ml_core.data.store import FeatureStore
 from ml_core.errors import VersionNotFoundError
-from ml_core.flow.cli import AsJson, FlowName, opened
+from ml_core.flow.cli import AsJson, FlowName, as_instant, opened
 from ml_core.flow.moving import say
 from ml_core.flow.registry import registry_of
-from ml_core.project import load_project
+from ml_core.project import Duration, load_project
 from ml_core.training.card import CARD_FILE, files_of
+from ml_core.training.freshness import freshness as sync_intervals
 from ml_core.training.full import train_full
 from ml_core.training.gate import judge_and_promote
 from ml_core.training.trying import try_flow
 from ml_core.training.tuning import grid_of
 from ml_core.training.tuning import tune as tune_flow
+
+_TOLD = ("loss", "auc", "brier", "accuracy", "r2", "calibration_error")
+_INTERVALS = ("never", "7 days", "1 day", "1 hour", "0 hours")
 
 
 def check(
@@ -91,6 +97,49 @@ def tune(
         typer.echo(f"\nlowest loss; in dagster_project.toml:\n[flows.{flow}.pipeline.estimator]\n{lines}")
     else:
         typer.echo("\nnone of them lost less than the flow's own configuration")
+
+
+def freshness(
+    flow: Annotated[str, typer.Argument(help="the flow")],
+    every: Annotated[
+        list[str] | None,
+        typer.Option(help="a sync interval such as '1 day', 'never', or '0 hours' for at once; may be repeated"),
+    ] = None,
+    since: Annotated[str | None, typer.Option(help="where the history ends; half of the examples by default")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object per interval")] = False,
+) -> None:
+    """Show what fresher models would be worth: the history served again under several sync intervals."""
+    project = load_project()
+    found = project.flow(flow)
+    store = FeatureStore(found, root=project.root, home=project.home)
+    intervals = [None if text == "never" else _interval(text) for text in every or _INTERVALS]
+    start = None if since is None else as_instant(since)
+    compared = sync_intervals(found, store, intervals, since=start)
+    if as_json:
+        for each in compared:
+            seconds = None if each.every is None else each.every.total_seconds()
+            typer.echo(json.dumps({"every_s": seconds} | each.figures))
+        return
+    names = [name for name in _TOLD if name in compared[0].figures]
+    typer.echo(f"{compared[0].figures['rows']:.0f} rows, each scored by what was known when it was asked about")
+    typer.echo("  ".join([f"{'labels reach the model':<22}", *(f"{name:>17}" for name in names)]))
+    for each in compared:
+        figures = (f"{each.figures.get(name, float('nan')):17.5f}" for name in names)
+        typer.echo("  ".join([f"{_told(each.every):<22}", *figures]))
+
+
+def _told(every: timedelta | None) -> str:
+    if not every:
+        return "never" if every is None else "as soon as known"
+    hours = every / timedelta(hours=1)
+    return f"every {hours / 24:g} d" if hours >= 24 else f"every {hours:g} h"  # noqa: PLR2004 - hours of a day
+
+
+def _interval(text: str) -> timedelta:
+    try:
+        return TypeAdapter(Duration).validate_python(text)
+    except ValidationError as error:
+        raise typer.BadParameter(f"expected --every '1 day', '0 hours' or never, found {text!r}") from error
 
 
 def _values(text: str) -> tuple[str, list[Any]]:

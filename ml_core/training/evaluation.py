@@ -59,19 +59,25 @@ class Evaluation:
     @classmethod
     def of(cls, labels: NDArray[np.float64], scores: NDArray[np.float64]) -> Self:
         """Evaluate `scores` against `labels`, both of shape (n_rows,) with n_rows > 0."""
-        rate = float(labels.mean())
-        both_classes = 0.0 < rate < 1.0
-        loss = float(row_log_loss(labels, scores).mean())
-        entropy = -(rate * np.log(rate) + (1 - rate) * np.log1p(-rate)) if both_classes else 0.0
-        return cls(
-            rows=labels.size,
-            label_rate=rate,
+        both_classes = 0.0 < labels.mean() < 1.0
+        return cls.from_means(
+            labels.size,
+            label_rate=float(labels.mean()),
             mean_score=float(scores.mean()),
-            log_loss=loss,
-            normalised_entropy=float(loss / entropy) if both_classes else float("inf"),
-            auc=float(roc_auc_score(labels, scores)) if both_classes and np.isfinite(scores).all() else float("nan"),
+            log_loss=float(row_log_loss(labels, scores).mean()),
             brier=float(np.mean((scores - labels) ** 2)),
+            auc=float(roc_auc_score(labels, scores)) if both_classes and np.isfinite(scores).all() else float("nan"),
         )
+
+    @classmethod
+    def from_means(
+        cls, rows: int, *, label_rate: float, mean_score: float, log_loss: float, brier: float, auc: float
+    ) -> Self:
+        """Return the figures of rows from their means."""
+        rate = label_rate
+        entropy = -(rate * np.log(rate) + (1 - rate) * np.log1p(-rate)) if 0.0 < rate < 1.0 else 0.0
+        ratio = float(log_loss / entropy) if entropy else float("inf")
+        return cls(rows, label_rate, mean_score, log_loss, ratio, auc, brier)
 
     def figures(self) -> dict[str, float]:
         """Return the finite figures by name, as metrics are logged."""

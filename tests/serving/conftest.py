@@ -340,6 +340,9 @@ class RestRegistry:
         if "get-latest-versions" in path:
             standing = self.folder.production
             return json.dumps({"model_versions": [self._described(standing)] if standing else []}).encode()
+        if "alias=champion" in path:
+            standing = self.folder.production
+            return json.dumps({"model_version": self._described(standing)}).encode() if standing else None
         wanted = path.partition("version=")[2] or str(self.folder.previous or "")
         known = wanted.isdigit() and int(wanted) in self.folder.refs
         return json.dumps({"model_version": self._described(int(wanted))}).encode() if known else None

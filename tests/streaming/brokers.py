@@ -71,6 +71,8 @@ transaction.state.log.num.partitions=4
 group.initial.rebalance.delay.ms=0
 auto.create.topics.enable=false
 log.cleaner.enable=true
+log.retention.check.interval.ms=1000
+log.initial.task.delay.ms=500
 message.max.bytes=16777216
 """
         )

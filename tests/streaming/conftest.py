@@ -57,7 +57,7 @@ def send(broker: Broker, flow: Flow) -> Iterator[Send]:
     producer = broker.producer()
 
     def sent(kind: str, values: Sequence[bytes | None], *, partition: int = 0, **more: Any) -> None:
-        broker.ensure(f"{flow.name}.{kind}")
+        broker.ensure(f"{flow.name}.{kind}", keep=True)
         more = {"key": b"key", "timestamp_ms": round(at(100_000).timestamp() * 1000)} | more
         futures = [producer.send(f"{flow.name}.{kind}", value=value, partition=partition, **more) for value in values]
         for future in futures:

@@ -3,6 +3,8 @@
 from typing import Any
 
 from kafka import TopicPartition
+from kafka.admin import KafkaAdminClient
+from kafka.errors import KafkaError
 
 from ml_core.streaming.broker import Broker
 
@@ -25,3 +27,15 @@ def everything(broker: Broker, topic: str, **settings: Any) -> list[Any]:
             waited += not records
     consumer.close()
     return found
+
+
+def deleted_before(broker: Broker, topic: str, offset: int) -> bool:
+    """Let the broker delete a topic's records before `offset`; say whether it can."""
+    admin = KafkaAdminClient(bootstrap_servers=broker.bootstrap_servers)
+    try:
+        admin.delete_records({TopicPartition(topic, 0): offset})
+    except KafkaError:
+        return False
+    finally:
+        admin.close()
+    return True

@@ -20,7 +20,7 @@ from ml_core.streaming.records import THROUGH
 from tests.data.conftest import at, ordered
 from tests.streaming.orders import labels, orders
 from tests.streaming.processes import ProjectOnDisk
-from tests.streaming.reading import everything
+from tests.streaming.reading import deleted_before, everything
 
 Send = Callable[..., None]
 
@@ -161,6 +161,27 @@ def test_a_topic_made_anew_begins_at_its_first_record(
     again = drained(Ingester(flow, store.log, broker))
     assert again.total.facts == 7
     again.close()
+
+
+@pytest.mark.slow
+def test_records_the_broker_deleted_unread_are_told_and_not_passed_over(
+    broker: Broker, flow: Flow, store: FeatureStore, send: Send
+) -> None:
+    """Retention goes by the records' timestamps; replayed facts are years old."""
+    send("ordered", orders(0, 5))
+    drained(Ingester(flow, store.log, broker)).close()
+    send("ordered", orders(5, 20))
+    if not deleted_before(broker, f"{flow.name}.ordered", 12):
+        pytest.skip("this broker cannot delete records")
+    behind = Ingester(flow, store.log, broker)
+    with pytest.raises(StreamError, match="records 5 to 11 were deleted by the broker"):
+        drained(behind)
+    behind.close()
+    on = drained(Ingester(flow, store.log, broker, skip_lost=True))
+    assert on.total.facts == 8
+    on.close()
+    names = facts_in(store.log, "ordered").column("order_id").to_pylist()
+    assert names == [f"o{number:06d}" for number in (*range(5), *range(12, 20))]
 
 
 def test_a_broker_that_is_not_there_is_named(
