@@ -218,6 +218,31 @@ class GateSettings(_Table):
     )
 
 
+class QualitySettings(_Table):
+    """When the newest day of data is called unusual; see the checks of events and features in Dagster."""
+
+    baseline: Duration = Field(default=timedelta(days=28), description="the days before the newest it is compared with")
+    max_missing_rise: float = Field(
+        default=0.3, ge=0, le=1, description="share of a feature that may be missing beyond that of the days before"
+    )
+    max_out_of_range: float = Field(
+        default=0.05, ge=0, le=1, description="share of a number that may lie far outside its range of the days before"
+    )
+    max_repeated: float = Field(
+        default=0.0, ge=0, le=1, description="share of facts that may repeat a key of their day"
+    )
+    max_out_of_order: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="share of labels that may be known before they happened, or before their row was asked for",
+    )
+    max_deviations: float = Field(
+        default=6.0, gt=0, description="how unusual a day's volume, label delay and label rate may be"
+    )
+    max_silence: Duration = Field(default=timedelta(days=2), description="how long a kind of fact may stay away")
+
+
 class RetentionSettings(_Table):
     """Which old versions are kept besides those still needed."""
 
@@ -289,6 +314,7 @@ class Flow(_Table):
     full_training: FullTrainingSettings = FullTrainingSettings()
     incremental_training: IncrementalTrainingSettings = IncrementalTrainingSettings()
     gate: GateSettings = GateSettings()
+    quality: QualitySettings = QualitySettings()
     retention: RetentionSettings = RetentionSettings()
     serving: ServingSettings = ServingSettings()
     stream: StreamSettings = StreamSettings()

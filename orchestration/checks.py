@@ -1,12 +1,17 @@
-"""Blocking checks that stand between the feature table and training."""
+"""The checks of a flow's data: those that block stand between the feature table and training, the others warn."""
+
+from collections.abc import Callable, Iterator, Sequence
 
 import dagster as dg
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
+from ml_core.data.store import FeatureStore
 from ml_core.project import Flow
-from orchestration.assets.names import key
+from ml_core.training.quality import BLOCKING, FACT_CHECKS, FEATURE_CHECKS, Finding, check_facts, check_features
+from orchestration.assets.names import duckdb_pool, key
 from orchestration.resources import Platform
 
 _RECENT_ROWS = 20_000
@@ -46,7 +51,45 @@ def flow_checks(flow: Flow) -> list[dg.AssetChecksDefinition]:
             },
         )
 
-    return [examples_can_be_learned]
+    return [examples_can_be_learned, *quality_checks(flow)]
+
+
+def quality_checks(flow: Flow) -> list[dg.AssetChecksDefinition]:
+    """Return the checks of the newest day of events and of features, of each asset one step."""
+    return [
+        _quality(flow, "events", FACT_CHECKS, check_facts),
+        _quality(flow, "features", FEATURE_CHECKS, check_features),
+    ]
+
+
+def standing_in_the_way(flow: Flow, instance: dg.DagsterInstance) -> list[str]:
+    """Return the blocking checks of a flow's features that failed when they were last evaluated."""
+    names = ["examples_can_be_learned", *(name for name in FEATURE_CHECKS if name in BLOCKING)]
+    keys = {name: dg.AssetCheckKey(key(flow, "features"), name) for name in names}
+    found = ((name, instance.get_latest_asset_check_evaluation_record(each)) for name, each in keys.items())
+    return [name for name, record in found if record and record.status is AssetCheckExecutionRecordStatus.FAILED]
+
+
+def _quality(
+    flow: Flow, asset: str, names: Sequence[str], check: Callable[[Flow, FeatureStore], list[Finding]]
+) -> dg.AssetChecksDefinition:
+    @dg.multi_asset_check(
+        name=f"{flow.name}_{asset}_quality",
+        specs=[dg.AssetCheckSpec(name, asset=key(flow, asset), blocking=name in BLOCKING) for name in names],
+        pool=duckdb_pool(flow),
+    )
+    def quality(platform: Platform) -> Iterator[dg.AssetCheckResult]:
+        for found in check(flow, platform.store(flow)):
+            yield dg.AssetCheckResult(
+                asset_key=key(flow, asset),
+                check_name=found.name,
+                passed=found.passed,
+                severity=dg.AssetCheckSeverity.ERROR if found.name in BLOCKING else dg.AssetCheckSeverity.WARN,
+                description=found.said,
+                metadata=dict(found.figures),
+            )
+
+    return quality
 
 
 def _infinite(column: pa.ChunkedArray) -> bool:

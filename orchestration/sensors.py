@@ -17,6 +17,7 @@ from ml_core.training.live import check_due
 from ml_core.training.retraining import retraining_due
 from orchestration.assets.names import key
 from orchestration.attempts import TARGET, WHY, attempt
+from orchestration.checks import standing_in_the_way
 from orchestration.jobs import FlowJob, partition_range
 from orchestration.resources import Platform
 
@@ -42,6 +43,11 @@ def new_labels(flow: Flow, job: FlowJob) -> dg.SensorDefinition:
         needs = retraining_due(flow, progress, head, features=store.fingerprint())
         if needs.target is not None:
             return dg.SkipReason(f"{needs.reason}: a full training comes first")
+        failed = standing_in_the_way(flow, context.instance)
+        if failed:
+            return dg.SkipReason(
+                f"{due.reason}, but the check {failed[0]} of {flow.name}/features fails: see to the data"
+            )
         # after a refusal the same head is tried again, with more rows. What a rollback brought back is a head anew,
         # which the ledger's entry tells apart.
         target = f"{head.version}:{registry.ledger.became(flow.name, head.version).number}:{progress.next_example}"

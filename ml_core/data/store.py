@@ -230,6 +230,12 @@ class FeatureStore:
         with self._reader() as connection:
             return tables.read_features(connection, as_utc(start), as_utc(end))
 
+    @contextmanager
+    def reading(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Open a reader's session over several questions, for what sums over the tables rather than takes rows out."""
+        with self._reader() as connection:
+            yield connection
+
     def schema(self) -> dict[str, str]:
         """Return the feature columns, each ``string`` or ``float``; raise FeatureError before the first row."""
         with self._reader() as connection:

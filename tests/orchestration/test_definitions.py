@@ -53,7 +53,11 @@ def test_the_names_users_know_do_not_change_unnoticed(project: Project) -> None:
         "flight_delays/incremental_model",
         "flight_delays/served_model",
     ]
-    assert sorted(key.name for key in repository.asset_graph.asset_check_keys) == ["examples_can_be_learned", "gate"]
+    assert sorted(key.name for key in repository.asset_graph.asset_check_keys) == [
+        *("examples_can_be_learned", "facts_columns", "facts_fresh", "facts_in_order", "facts_unique", "facts_volume"),
+        *("features_in_range", "features_missing", "features_schema", "gate"),
+        *("labels_delay", "labels_follow_requests", "labels_rate"),
+    ]
     jobs = {name for name in repository.job_names if not name.startswith("__")}
     assert jobs == {
         "flight_delays_ingest",

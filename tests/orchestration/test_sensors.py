@@ -207,3 +207,16 @@ def test_what_a_sensor_says_names_flow_and_day(make_world: Callable[..., World])
     world.drop(range(1))
     (request,) = world.tick("new_days").run_requests
     assert request.tags["modelflow/why"] == "orders: facts are complete through 2024-05-01"
+
+
+def test_a_failing_blocking_check_holds_the_next_increment_back(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What stands between the feature table and training stands there whoever asks for the training."""
+    ready(world, "new_labels", monkeypatch)
+    for passed in (True, False):
+        evaluation = dg.AssetCheckEvaluation(
+            dg.AssetKey(["orders", "features"]), "features_schema", passed=passed, metadata={}
+        )
+        world.instance.report_runless_asset_event(evaluation)
+        tick = world.tick("new_labels")
+        assert bool(tick.run_requests) is passed
+    assert "but the check features_schema of orders/features fails: see to the data" in skipped(tick)
