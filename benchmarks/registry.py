@@ -33,6 +33,8 @@ from ml_core.project import load_project
 
 _FEW, _MANY = 100, 40_000
 _RUNS = 3
+_LONG_AGO_MS = 1_600_000_000_000
+_COLUMNS = {"version": 0, "run_id": 1, "last_updated_time": 2}
 _ACCEPTED = Verdict(accepted=True, policy="non-inferiority", rows=20_000, reasons=(), figures={"log_loss": 0.4})
 
 
@@ -108,8 +110,8 @@ def _grow(home: Path, size: int) -> None:
     """Copy version 1, archived, until the flow has `size` versions; give each its promotion in the ledger."""
     with closing(sqlite3.connect(home / "mlflow.db", timeout=60)) as database, database:
         have = database.execute("select max(version) from model_versions where name = ?", [FLOW]).fetchone()[0]
-        numbers = [(number, f"{number:032x}") for number in range(have + 1, size + 1)]
-        _copy(database, "model_versions", {"name": FLOW, "version": 1}, numbers, {"version": 0, "run_id": 1})
+        numbers = [(number, f"{number:032x}", _LONG_AGO_MS + number) for number in range(have + 1, size + 1)]
+        _copy(database, "model_versions", {"name": FLOW, "version": 1}, numbers, _COLUMNS)
         _copy(database, "model_version_tags", {"name": FLOW, "version": 1}, numbers, {"version": 0})
         lineage = "update model_version_tags set value = {} where key = ? and version > ?"
         database.execute(lineage.format("cast(version - 1 as text)"), ["parent", have])

@@ -23,6 +23,16 @@ _MISSING = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
 _Answer = TypeVar("_Answer")
 
 
+class _Client(MlflowClient):
+    """MLflow's client without a question it puts before every move: whether the model is a prompt.
+
+    A flow is none, and to tell, the server loads every version it has.
+    """
+
+    def _raise_if_prompt(self, name: str) -> None:
+        """Do not ask."""
+
+
 class Asking:
     """A client of one MLflow registry that answers in time or fails in our own words."""
 
@@ -37,7 +47,7 @@ class Asking:
             if not variable.is_set():  # type: ignore[no-untyped-call]  # MLflow ships no types for these two
                 variable.set(value)  # type: ignore[no-untyped-call]
         self.tracking_uri = tracking_uri
-        self.client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+        self.client = _Client(tracking_uri=tracking_uri, registry_uri=tracking_uri)
 
     def ask(self, call: Callable[[], _Answer], **missing: Any) -> _Answer | Any:
         """Make a call; `missing=...` is the answer for something that is not there, which is an error otherwise."""
