@@ -243,6 +243,27 @@ class QualitySettings(_Table):
     max_silence: Duration = Field(default=timedelta(days=2), description="how long a kind of fact may stay away")
 
 
+class DriftSettings(_Table):
+    """When requests, scores or losses have moved so far from the last full training that another is started."""
+
+    retrain: bool = Field(default=True, description="whether drift starts a full training; the gate judges it as ever")
+    recent: Duration = Field(default=timedelta(days=7), description="the newest days that are looked at")
+    reference: Duration = Field(
+        default=timedelta(days=28),
+        description="the days before the last full training ended that they are held against",
+    )
+    max_psi: float = Field(default=0.25, gt=0, description="population stability index above which a feature drifted")
+    max_drifted_share: float = Field(default=0.3, ge=0, le=1, description="share of the features that may have drifted")
+    max_score_psi: float = Field(default=0.25, gt=0, description="the same for the scores of the served version")
+    loss_delta: float = Field(
+        default=0.002, gt=0, lt=1, description="how likely ADWIN may be wrong when it says that the loss changed"
+    )
+    min_loss_rise: float = Field(default=0.1, ge=0, description="share by which the loss has to have risen")
+    cool_down: Duration = Field(
+        default=timedelta(days=7), description="after drift has started a training, it starts none for so long"
+    )
+
+
 class RetentionSettings(_Table):
     """Which old versions are kept besides those still needed."""
 
@@ -315,6 +336,7 @@ class Flow(_Table):
     incremental_training: IncrementalTrainingSettings = IncrementalTrainingSettings()
     gate: GateSettings = GateSettings()
     quality: QualitySettings = QualitySettings()
+    drift: DriftSettings = DriftSettings()
     retention: RetentionSettings = RetentionSettings()
     serving: ServingSettings = ServingSettings()
     stream: StreamSettings = StreamSettings()

@@ -5,6 +5,7 @@ runs that Dagster remembers are all there is to know, so a lost cursor or a rest
 failed because the gate refused its version, its tag `REFUSED`, has done what it was for.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -78,6 +79,24 @@ def attempt(
                 None, f"run {run_id} failed, the {_nth(failed)} time; the next attempt is due at {due:%H:%M}"
             )
     return Attempt(f"{target}#{len(records)}")
+
+
+def asked(
+    instance: dg.DagsterInstance,
+    job: str,
+    *,
+    target: str,
+    why: str,
+    now: datetime,
+    once: bool = True,
+    tags: Mapping[str, str] | None = None,
+) -> dg.RunRequest | dg.SkipReason:
+    """Ask for a run of `job`, or say what stands in the way."""
+    may = attempt(instance, job, target, now=now, once=once)
+    if may.why_not:
+        return dg.SkipReason(f"{why}, but {may.why_not}")
+    run_key = may.run_key if once else None  # days that were wiped are asked for again
+    return dg.RunRequest(run_key=run_key, tags={TARGET: target, WHY: why} | dict(tags or {}))
 
 
 def _about(length: timedelta) -> str:

@@ -8,6 +8,7 @@ import dagster as dg
 from ml_core.project import Flow, Project, load_project
 from orchestration.assets import flow_assets
 from orchestration.checks import flow_checks
+from orchestration.drift import drift_checks, drift_job, drift_sensor
 from orchestration.jobs import flow_jobs, live_check_job, retention_job, rollback_job
 from orchestration.resources import Platform, platform_of
 from orchestration.schedules import nightly, retention
@@ -19,20 +20,21 @@ _LOG = logging.getLogger("modelflow.orchestration")
 def flow_definitions(flow: Flow) -> dg.Definitions:
     """Return everything Dagster knows about one flow."""
     jobs = flow_jobs(flow)
-    live_check, letting_go = live_check_job(flow), retention_job(flow)
+    live_check, letting_go, drift = live_check_job(flow), retention_job(flow), drift_job(flow)
     sensors = [
         new_labels(flow, jobs["incremental_training"]),
         retrain(flow, jobs["full_training"]),
         new_days(flow, jobs["ingest"]),
         live_loss(flow, live_check),
+        drift_sensor(flow, drift),
         people(flow),
     ]
     if "take_in" in jobs:
         sensors.append(source_changed(flow, jobs["take_in"]))
     return dg.Definitions(
         assets=flow_assets(flow),
-        asset_checks=flow_checks(flow),
-        jobs=[*jobs.values(), rollback_job(flow), live_check, letting_go],
+        asset_checks=[*flow_checks(flow), drift_checks(flow)],
+        jobs=[*jobs.values(), rollback_job(flow), live_check, letting_go, drift],
         schedules=[nightly(flow, jobs["full_training"]), retention(flow, letting_go)],
         sensors=sensors,
     )

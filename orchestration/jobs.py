@@ -16,7 +16,7 @@ from ml_core.flow.ledger import Entry
 from ml_core.flow.retention import collect
 from ml_core.project import Flow
 from ml_core.training import roll_back_if_worse
-from orchestration.assets.names import key
+from orchestration.assets.names import drift_keys, key
 from orchestration.partitions import daily
 from orchestration.resources import Platform
 
@@ -39,11 +39,12 @@ def flow_jobs(flow: Flow) -> dict[str, FlowJob]:
         "full_training": ("full_model", "served_model"),
         "incremental_training": ("incremental_model", "served_model"),
     }
+    not_these = dg.AssetSelection.checks(*drift_keys(flow))  # they have a job of their own
     tags = {"modelflow/flow": flow.name, "dagster/max_runtime": str(_MAX_RUNTIME_S)}
     return {
         what: dg.define_asset_job(
             job_name(flow, what),
-            selection=dg.AssetSelection.assets(*(key(flow, name) for name in names)),
+            selection=dg.AssetSelection.assets(*(key(flow, name) for name in names)) - not_these,
             executor_def=dg.in_process_executor,
             tags=tags | ({"owners": ", ".join(flow.owners)} if flow.owners else {}),
         )

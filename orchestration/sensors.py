@@ -16,8 +16,9 @@ from ml_core.training import increment_due
 from ml_core.training.live import check_due
 from ml_core.training.retraining import retraining_due
 from orchestration.assets.names import key
-from orchestration.attempts import TARGET, WHY, attempt
+from orchestration.attempts import asked
 from orchestration.checks import standing_in_the_way
+from orchestration.drift import alarm_tags, drift_alarm
 from orchestration.jobs import FlowJob, partition_range
 from orchestration.resources import Platform
 
@@ -51,7 +52,7 @@ def new_labels(flow: Flow, job: FlowJob) -> dg.SensorDefinition:
         # after a refusal the same head is tried again, with more rows. What a rollback brought back is a head anew,
         # which the ledger's entry tells apart.
         target = f"{head.version}:{registry.ledger.became(flow.name, head.version).number}:{progress.next_example}"
-        return _asked(context, platform, job, target=target, why=due.reason)
+        return asked(context.instance, job.name, now=platform.now(), target=target, why=due.reason)
 
     return sensor
 
@@ -70,7 +71,7 @@ def live_loss(flow: Flow, job: dg.JobDefinition) -> dg.SensorDefinition:
         target, why = check_due(flow, platform.store(flow).progress(), platform.registry())
         if target is None:
             return dg.SkipReason(why)
-        return _asked(context, platform, job, target=target, why=why)
+        return asked(context.instance, job.name, now=platform.now(), target=target, why=why)
 
     return sensor
 
@@ -106,16 +107,23 @@ def retrain(flow: Flow, job: FlowJob) -> dg.SensorDefinition:
         job=job,
         minimum_interval_seconds=30,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Starts a full training for the first version, and when features or pipeline changed.",
+        description="Starts a full training for the first version, when features or pipeline changed, and on drift.",
     )
     def sensor(context: dg.SensorEvaluationContext, platform: Platform) -> dg.RunRequest | dg.SkipReason:
         store = platform.store(flow)
-        needs = retraining_due(
-            flow, store.progress(), platform.registry().head(flow.name), features=store.fingerprint()
-        )
+        progress, head = store.progress(), platform.registry().head(flow.name)
+        alarm = drift_alarm(flow, context.instance, progress, head)
+        needs = retraining_due(flow, progress, head, features=store.fingerprint(), alarm=alarm)
         if needs.target is None:
             return dg.SkipReason(needs.reason)
-        return _asked(context, platform, job, target=needs.target, why=needs.reason)
+        return asked(
+            context.instance,
+            job.name,
+            now=platform.now(),
+            target=needs.target,
+            why=needs.reason,
+            tags=alarm_tags(needs.target),
+        )
 
     return sensor
 
@@ -137,7 +145,9 @@ def source_changed(flow: Flow, job: FlowJob) -> dg.SensorDefinition:
             return dg.SkipReason(str(missing))
         if changed is None:
             return dg.SkipReason(f"{flow.name}: its source has not changed since it was taken in")
-        return _asked(context, platform, job, target=str(changed), why=f"{flow.name}: its source changed")
+        return asked(
+            context.instance, job.name, now=platform.now(), target=str(changed), why=f"{flow.name}: its source changed"
+        )
 
     return sensor
 
@@ -166,35 +176,17 @@ def new_days(flow: Flow, job: FlowJob) -> dg.SensorDefinition:
         why = f"{flow.name}: facts are complete through {last}"
         requests, reasons = [], []
         for first, end in _ranges(missing):
-            asked = _asked(
-                context, platform, job, target=f"{first}:{end}", why=why, once=False,
+            answer = asked(
+                context.instance, job.name, now=platform.now(), target=f"{first}:{end}", why=why, once=False,
                 tags=partition_range(flow, first.isoformat(), end.isoformat()),
             )  # fmt: skip
-            if isinstance(asked, dg.SkipReason):
-                reasons.append(str(asked.skip_message))
+            if isinstance(answer, dg.SkipReason):
+                reasons.append(str(answer.skip_message))
             else:
-                requests.append(asked)
+                requests.append(answer)
         return dg.SensorResult(run_requests=requests) if requests else dg.SkipReason("; ".join(sorted(set(reasons))))
 
     return sensor
-
-
-def _asked(
-    context: dg.SensorEvaluationContext,
-    platform: Platform,
-    job: FlowJob | dg.JobDefinition,
-    *,
-    target: str,
-    why: str,
-    once: bool = True,
-    tags: dict[str, str] | None = None,
-) -> dg.RunRequest | dg.SkipReason:
-    """Ask for a run, or say what stands in the way."""
-    may = attempt(context.instance, job.name, target, now=platform.now(), once=once)
-    if may.why_not:
-        return dg.SkipReason(f"{why}, but {may.why_not}")
-    run_key = may.run_key if once else None  # days that were wiped are asked for again
-    return dg.RunRequest(run_key=run_key, tags={TARGET: target, WHY: why} | (tags or {}))
 
 
 def _ranges(days: Sequence[date]) -> Iterator[tuple[date, date]]:

@@ -23,11 +23,11 @@ from ml_core.data.store import FeatureStore
 from ml_core.flow.registry import Registry, registry_of
 from ml_core.flow.version import ModelVersion
 from ml_core.project import Flow, Project, load_project
-from orchestration.assets.names import key
+from orchestration.assets.names import drift_keys, key
 from orchestration.checks import flow_checks
 from orchestration.jobs import job_name
 
-_JOBS = ("take_in", "ingest", "incremental_training", "full_training", "live_check", "rollback")
+_JOBS = ("take_in", "ingest", "incremental_training", "full_training", "live_check", "drift", "rollback")
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +149,7 @@ def _status(
     failing = [] if instance is None else list(_failing(flow, instance))
     stopped = instance is not None and _is_stopped(flow, instance)
     reasons = [f"the last run of {run.job} failed ({run.run_id[:8]})" for run in runs if run.status == "failure"]
-    reasons += [f"check {name} fails" for name in failing]
+    reasons += [f"the check {name} fails" for name in failing if not name.endswith("(warning)")]
     behind = since = None
     if stopped:
         reasons.append(f"the schedule {flow.name}_nightly is stopped")
@@ -192,11 +192,11 @@ def _last_runs(flow: Flow, instance: dg.DagsterInstance) -> Iterator[Run]:
 
 def _failing(flow: Flow, instance: dg.DagsterInstance) -> Iterator[str]:
     keys = [each for check in flow_checks(flow) for each in check.check_keys]
-    for each in [*keys, dg.AssetCheckKey(key(flow, "served_model"), "gate")]:
+    for each in [*keys, *drift_keys(flow), dg.AssetCheckKey(key(flow, "served_model"), "gate")]:
         record = instance.get_latest_asset_check_evaluation_record(each)
         found = record and record.event and record.event.asset_check_evaluation
-        if found and not found.passed and found.severity == dg.AssetCheckSeverity.ERROR:
-            yield each.name
+        if found and not found.passed:
+            yield f"{each.name}{'' if found.severity == dg.AssetCheckSeverity.ERROR else ' (warning)'}"
 
 
 def _is_stopped(flow: Flow, instance: dg.DagsterInstance) -> bool:
@@ -245,6 +245,8 @@ def _rows(flow: Flow, found: FlowStatus, now: datetime) -> Iterator[tuple[str, s
     yield "facts", "none yet" if found.clock is None else f"complete through {found.clock:%Y-%m-%d %H:%M} UTC"
     runs = (f"{run.job} {run.status} {_about(now - run.asked_at)} ago" for run in found.runs)
     yield "last runs", " · ".join(runs) or "none"
+    if found.failing_checks:
+        yield "checks", f"failing: {', '.join(found.failing_checks)}"
     if found.next_full_training is not None:
         shown = f"{found.next_full_training:%a %Y-%m-%d %H:%M %Z}"
         yield "next", f"full training {shown}, in {_about(found.next_full_training - now)}"

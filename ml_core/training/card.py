@@ -5,7 +5,6 @@ version, so that it can be made again at any time: `card_of`. Charts are SVG: in
 (Dagster), and files beside it where they are not (MLflow).
 """
 
-import base64
 import json
 import logging
 import tempfile
@@ -22,7 +21,7 @@ from ml_core.errors import RegistryError
 from ml_core.flow.registry import Registry
 from ml_core.flow.verdict import Verdict
 from ml_core.flow.version import ModelVersion
-from ml_core.training.charts import Line, bar, chart, sparkline
+from ml_core.training.charts import Line, bar, chart, shown, sparkline
 from ml_core.training.evaluation import SLICE_FILE, ScoredSlice
 from ml_core.training.tasks import row_loss
 
@@ -101,10 +100,7 @@ def card(version: ModelVersion, evidence: ScoredSlice, facts: Facts, *, charts: 
     parts = [
         f"## {version.flow}, version {version.version}",
         _decided(version.verdict),
-        " ".join(
-            f"![{name}](data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()})"
-            for name, svg in (charts or {}).items()
-        ),
+        shown(charts or {}),
         "### Lineage and data\n\n" + _table({"": ""} | _origin(version, evidence, facts)),
         f"### Figures on the newest {recent.labels.size:,} rows it scored before it learned them\n\n"
         + _table({"figure": "value"} | {name: f"{value:.5g}" for name, value in sorted(version.metrics.items())}),
@@ -178,7 +174,7 @@ def _decided(verdict: Verdict | None) -> str:
 
 def _origin(version: ModelVersion, evidence: ScoredSlice, facts: Facts) -> dict[str, str]:
     since = "" if facts.learned_from is None else f"{facts.learned_from:%Y-%m-%d %H:%M} to "
-    shown = {
+    rows = {
         "kind": f"{version.kind}, {version.way}",
         "parent": "none, learned from nothing" if version.parent is None else f"version {version.parent}",
         "labels known": f"{since}{version.trained_through:%Y-%m-%d %H:%M} UTC",
@@ -190,7 +186,7 @@ def _origin(version: ModelVersion, evidence: ScoredSlice, facts: Facts) -> dict[
         "Dagster run": f"`{version.dagster_run_id}`" if version.dagster_run_id else "none",
         "MLflow run": f"`{version.mlflow_run_id}`",
     }
-    return shown if version.created_at is None else shown | {"created": f"{version.created_at:%Y-%m-%d %H:%M} UTC"}
+    return rows if version.created_at is None else rows | {"created": f"{version.created_at:%Y-%m-%d %H:%M} UTC"}
 
 
 def _table(rows: Mapping[str, str]) -> str:
@@ -200,9 +196,9 @@ def _table(rows: Mapping[str, str]) -> str:
 
 def _influences(found: Mapping[str, float]) -> str:
     largest = max(found.values())
-    shown = {f"`{name}`": f"{value:.4g} {bar(value, largest)}" for name, value in list(found.items())[:_SHOWN]}
-    rest = len(found) - len(shown)
-    return _table({"column": "influence"} | shown) + (f"\n\n{rest} more move it less." if rest else "")
+    rows = {f"`{name}`": f"{value:.4g} {bar(value, largest)}" for name, value in list(found.items())[:_SHOWN]}
+    rest = len(found) - len(rows)
+    return _table({"column": "influence"} | rows) + (f"\n\n{rest} more move it less." if rest else "")
 
 
 def _losses(evidence: ScoredSlice) -> np.ndarray:

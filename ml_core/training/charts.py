@@ -3,7 +3,8 @@
 Nothing is drawn but points that are given, on axes from the smallest to the largest of them.
 """
 
-from collections.abc import Sequence
+import base64
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -58,6 +59,14 @@ def chart(title: str, lines: Sequence[Line], *, x: str, y: str) -> str:
         "</svg>",
     ]
     return "".join(parts)
+
+
+def shown(charts: Mapping[str, str]) -> str:
+    """Return charts, SVG by name, as markdown with the pictures inside."""
+    return " ".join(
+        f"![{name}](data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()})"
+        for name, svg in charts.items()
+    )
 
 
 def sparkline(values: Sequence[float]) -> str:

@@ -6,6 +6,9 @@ import dagster as dg
 
 from ml_core.project import Flow
 
+# each check of drift, and the asset it speaks of
+DRIFT_CHECKS = {"drift_features": "features", "drift_scores": "served_model", "drift_loss": "served_model"}
+
 
 def duckdb_pool(flow: Flow) -> str:
     """Return the pool of the steps that own a flow's DuckDB file: one of them at a time."""
@@ -26,3 +29,8 @@ def presented(flow: Flow, name: str, *, kinds: set[str], description: str) -> di
         "kinds": kinds,
         "description": description,
     }
+
+
+def drift_keys(flow: Flow) -> list[dg.AssetCheckKey]:
+    """Return the keys of a flow's drift checks."""
+    return [dg.AssetCheckKey(key(flow, asset), name) for name, asset in DRIFT_CHECKS.items()]

@@ -54,12 +54,14 @@ def test_the_names_users_know_do_not_change_unnoticed(project: Project) -> None:
         "flight_delays/served_model",
     ]
     assert sorted(key.name for key in repository.asset_graph.asset_check_keys) == [
+        *("drift_features", "drift_loss", "drift_scores"),
         *("examples_can_be_learned", "facts_columns", "facts_fresh", "facts_in_order", "facts_unique", "facts_volume"),
         *("features_in_range", "features_missing", "features_schema", "gate"),
         *("labels_delay", "labels_follow_requests", "labels_rate"),
     ]
     jobs = {name for name in repository.job_names if not name.startswith("__")}
     assert jobs == {
+        "flight_delays_drift",
         "flight_delays_ingest",
         "flight_delays_full_training",
         "flight_delays_incremental_training",
@@ -72,6 +74,7 @@ def test_the_names_users_know_do_not_change_unnoticed(project: Project) -> None:
         "flight_delays_retention",
     ]
     assert sorted(sensor.name for sensor in repository.sensor_defs) == [
+        "flight_delays_drift",
         "flight_delays_live_loss",
         "flight_delays_new_days",
         "flight_delays_new_labels",

@@ -20,7 +20,7 @@ def test_fifty_flows_stand_side_by_side_in_one_code_location(tmp_path: Path) -> 
     assert not broken
     assert {schedule.name for schedule in found.schedule_defs} == _of_each_flow("nightly", "retention")
     assert {sensor.name for sensor in found.sensor_defs} == _of_each_flow(
-        "live_loss", "new_days", "new_labels", "people", "retrain"
+        "drift", "live_loss", "new_days", "new_labels", "people", "retrain"
     )
     assert len(list(found.asset_graph.get_all_asset_keys())) == 5 * FLOWS
 
