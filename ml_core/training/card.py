@@ -40,7 +40,7 @@ class Facts:
     Attributes
     ----------
     learned_from : datetime or None
-        When the first example this training learned became known.
+        When the first example this training learned became known; None where a library fitted in batch.
     influence : mapping of str to float
         `ml_core.training.influence`, the largest first.
     """

@@ -22,6 +22,7 @@ from ml_core.training.card import CARD_FILE, files_of
 from ml_core.training.freshness import freshness as sync_intervals
 from ml_core.training.full import train_full
 from ml_core.training.gate import judge_and_promote
+from ml_core.training.reproducing import reproduce as again
 from ml_core.training.trying import try_flow
 from ml_core.training.tuning import grid_of
 from ml_core.training.tuning import tune as tune_flow
@@ -171,6 +172,40 @@ def card(
             (into / name).write_text(content, encoding="utf-8")
     text = written[CARD_FILE]
     typer.echo(json.dumps({"flow": flow, "version": found.version, "card": text}) if as_json else text)
+
+
+def reproduce(
+    flow: FlowName,
+    version: Annotated[int | None, typer.Argument(help="its number; by default the champion")] = None,
+    at: Annotated[str | None, typer.Option(help="the version that served then, such as 2013-10-01T12:00")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a past version again from recorded inputs, and say whether it is the same, bit for bit."""
+    project, registry = load_project(), opened(flow)
+    found = project.flow(flow)
+    if at is not None:
+        if version is not None:
+            raise typer.BadParameter("expected a version or --at, found both")
+        version = registry.ledger.at(flow, as_instant(at)).champion
+    of = registry.head(flow) if version is None and at is None else version and registry.version(flow, version)
+    if not of:
+        raise VersionNotFoundError(
+            f"{flow} served no version {f'at {at}' if at else 'yet'}; see `modelflow history {flow}`"
+        )
+    made = again(found, FeatureStore(found, root=project.root, home=project.home), registry, of)
+    if as_json:
+        typer.echo(json.dumps(asdict(made) | {"same": made.same}))
+    elif made.same:
+        ranges = ", ".join(f"[{first:,}, {stop:,})" for first, stop in made.learned)
+        typer.echo(f"{flow}: version {made.version} is the same, bit for bit, when examples {ranges} are learned again")
+        typer.echo(f"manifest sha256 {made.manifest_sha256}")
+    else:
+        for name, (then, now) in made.differs.items():
+            typer.echo(
+                f"{flow}: version {made.version}: {name} was {then[:12] or 'not there'}, is {now[:12] or 'not there'}"
+            )
+    if not made.same:
+        raise typer.Exit(1)
 
 
 def promote(

@@ -58,7 +58,6 @@ def publish(
     last = store.examples(max(trained.watermark - ROWS, 0), trained.watermark)
     start = trained.evidence.first
     first = store.examples(start, start + 1).column("labelled_at")
-    golden = golden_rows(last, trained.model.signature)
     own_tags = {
         "kind": trained.kind,
         "way": trained.way,
@@ -69,23 +68,13 @@ def publish(
         "pipeline_fingerprint": flow.pipeline.fingerprint,
         "rows_learned": str(trained.model.n_trained),
     }
-    facts = Facts(first[0].as_py() if len(first) else None, influence(trained.model, last))
+    facts = Facts(first[0].as_py() if len(first) and trained.model.by_row else None, influence(trained.model, last))
     with tempfile.TemporaryDirectory(prefix="modelflow-publish-") as scratch:
-        state, package, evaluation = (Path(scratch, name) for name in ("state", "package", "evaluation"))
-        state.mkdir()
+        package, evaluation = Path(scratch, "package"), Path(scratch, "evaluation")
         evaluation.mkdir()
-        trained.model.save(state)
         trained.evidence.save(evaluation)
         facts.save(evaluation)
-        write_package(
-            package,
-            graph=trained.model.to_onnx(),
-            state=state,
-            signature=trained.model.signature,
-            golden=golden,
-            golden_scores=trained.model.predict(golden),
-            feature_fingerprint=own_tags["feature_fingerprint"],
-        )
+        pack(trained.model, last, package, feature_fingerprint=own_tags["feature_fingerprint"])
         version = registry.publish(
             flow.name,
             package,
@@ -95,6 +84,22 @@ def publish(
         )
     show(registry, version, trained.evidence, facts)
     return version
+
+
+def pack(model: PipelineModel, examples: pa.Table, package: Path, *, feature_fingerprint: str) -> str:
+    """Write the package of a model whose newest `examples` become golden rows; return its manifest's digest."""
+    golden = golden_rows(examples, model.signature)
+    with tempfile.TemporaryDirectory(prefix="modelflow-state-") as state:
+        model.save(Path(state))
+        return write_package(
+            package,
+            graph=model.to_onnx(),
+            state=Path(state),
+            signature=model.signature,
+            golden=golden,
+            golden_scores=model.predict(golden),
+            feature_fingerprint=feature_fingerprint,
+        )
 
 
 def _metrics(flow: Flow, trained: Trained) -> dict[str, float]:

@@ -48,6 +48,7 @@ def test_drift_is_found_shown_and_answered_once_per_cool_down(world: World) -> N
     assert "but drift started a training for 2024-05-18" in world.tick("retrain").skip_message
 
 
+@pytest.mark.slow
 def test_a_training_that_drift_started_is_followed_by_a_pause(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.drop(range(10), absorb=True)
     assert world.run("full_training").success
