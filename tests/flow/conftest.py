@@ -166,7 +166,7 @@ def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Registr
         client.rename_experiment(experiment.experiment_id, f"shop {tmp_path}")
     if request.param == "postgresql":
         with Registry(uri).ledger._engine.begin() as connection:
-            connection.exec_driver_sql("drop table modelflow_ledger")
+            connection.exec_driver_sql("drop table if exists modelflow_ledger")
 
 
 def stages(registry: Registry) -> dict[int, str]:

@@ -15,6 +15,7 @@ import pytest
 
 from ml_core.flow.registry import Registry
 from ml_core.project import Project, load_project
+from orchestration.attempts import REFUSED
 from orchestration.definitions import build_definitions
 from orchestration.processes import Supervisor, free_port, start_mlflow, wait_for_mlflow
 from orchestration.resources import platform_of
@@ -133,7 +134,11 @@ def test_nine_runs_an_ingester_the_sensors_and_a_follower_at_once(
             for run_id, (job, _) in zip(run_ids, RUNS, strict=True):
                 found = instance.get_run_by_id(run_id)
                 assert found is not None
-                assert found.is_success, (job, [entry.user_message for entry in instance.all_logs(run_id)][-3:])
+                # the gate may refuse what was trained meanwhile; nothing else may stop a run
+                assert found.is_success or REFUSED in found.tags, (
+                    job,
+                    [entry.user_message for entry in instance.all_logs(run_id)][-3:],
+                )
 
             store = world.store
             store.absorb()
