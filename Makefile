@@ -56,6 +56,10 @@ bench-registry: setup ## a flow of 40,000 versions beside one of 100, and MLflow
 bench-train: setup ## learning beside Vowpal Wabbit, river and scikit-learn, and the memory of 30 million rows
 	@$(BIN)/python -m benchmarks.train
 
+.PHONY: bench-defaults
+bench-defaults: setup ## what the learners' default rates lose on real data sets, beside the best of a grid
+	@$(BIN)/python -m benchmarks.defaults
+
 .PHONY: reference
 reference: setup ## write the generated part of docs/project.md
 	@$(BIN)/python scripts/write_reference.py
