@@ -33,6 +33,8 @@ Kafka in here: each transport maps these classes in a table of its own. A refuse
 not an error.
 """
 
+import difflib
+from collections.abc import Iterable
 from typing import ClassVar
 
 
@@ -175,3 +177,10 @@ class BrokerDownError(StreamError):
 
 class PlatformError(ModelFlowError):
     """A process of the platform could not be started or kept running."""
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """Return a hint naming the valid key closest to `name`, for the end of an error message."""
+    keys = sorted(valid)
+    close = difflib.get_close_matches(name, keys, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"valid keys: {', '.join(keys)}"

@@ -9,13 +9,12 @@ This module reads the environment and no other place of the core does: `MODELFLO
 `MODELFLOW_SIGNING_KEY_FILE` or `MODELFLOW_SIGNING_KEY` is what packages are signed with.
 """
 
-import difflib
 import hashlib
 import json
 import os
 import re
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as made
 from datetime import UTC, date, datetime, timedelta
@@ -26,7 +25,7 @@ from zoneinfo import ZoneInfo
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from ml_core.errors import ProjectError
+from ml_core.errors import ProjectError, nearest
 from ml_core.places import line_of
 
 PROJECT_FILE = "dagster_project.toml"
@@ -37,13 +36,6 @@ _RELATIONS = {
 }
 _SHORTEST_KEY_BYTES = 16
 _DURATION = re.compile(r"(?P<count>\d+)\s*(?P<unit>second|minute|hour|day)s?")
-
-
-def nearest(name: str, valid: Iterable[str]) -> str:
-    """Return a hint naming the valid key closest to `name`, for the end of an error message."""
-    keys = sorted(valid)
-    close = difflib.get_close_matches(name, keys, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"valid keys: {', '.join(keys)}"
 
 
 def _duration(text: object) -> object:

@@ -27,7 +27,7 @@ _SHOWN = 20
 
 
 def drift_checks(flow: Flow) -> dg.AssetChecksDefinition:
-    """Return the checks of a flow's drift: one step, which only the drift job runs."""
+    """Return the checks of a flow's drift: one step of the drift job, and of jobs that take all checks of an asset."""
 
     @dg.multi_asset_check(
         name=f"{flow.name}_drift_checks",
@@ -39,11 +39,15 @@ def drift_checks(flow: Flow) -> dg.AssetChecksDefinition:
             ),
         ],
         pool=duckdb_pool(flow),
+        can_subset=True,  # a job of an asset and all its checks takes some of these
     )
-    def drift(platform: Platform) -> Iterator[dg.AssetCheckResult]:
+    def drift(context: dg.AssetCheckExecutionContext, platform: Platform) -> Iterator[dg.AssetCheckResult]:
         store = platform.store(flow)
         clock = store.progress().clock
+        wanted = {each.name for each in context.selected_asset_check_keys}
         for found in find_drift(flow, store, platform.registry()):
+            if found.name not in wanted:
+                continue
             yield dg.AssetCheckResult(
                 asset_key=key(flow, DRIFT_CHECKS[found.name]),
                 check_name=found.name,

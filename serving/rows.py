@@ -27,8 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ml_core.errors import InputError
-from ml_core.project import nearest
+from ml_core.errors import InputError, nearest
 from serving.packing import NUMBERS, STRINGS
 
 # `strings`, shape (n_string_columns, n_rows), of str objects, and `numbers`, shape (n_number_columns, n_rows), float32;

@@ -15,8 +15,7 @@ from ml_core.data.leakage import TELLS_ALL, told
 from ml_core.data.sources import CSV, LINE, as_number, as_time, data_suffix, described, read_raw
 from ml_core.data.tables import quoted
 from ml_core.data.times import equally_steady, formats_of
-from ml_core.errors import SourceError
-from ml_core.project import nearest
+from ml_core.errors import SourceError, nearest
 
 _MISSING = ("", "na", "n/a", "#n/a", "nan", "null", "none", "nil", "-", "--", "?", "missing", "k.a.", "(null)")
 _SAMPLE_ROWS = 50_000

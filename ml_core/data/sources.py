@@ -18,8 +18,8 @@ from pathlib import Path
 import duckdb
 
 from ml_core.data.tables import quoted
-from ml_core.errors import SourceError
-from ml_core.project import Flow, SourceSettings, nearest
+from ml_core.errors import SourceError, nearest
+from ml_core.project import Flow, SourceSettings
 
 Connection = duckdb.DuckDBPyConnection
 

@@ -14,10 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ml_core.errors import InputError
+from ml_core.errors import InputError, nearest
 from ml_core.learners.compiled import kernel
 from ml_core.pipeline.hashing import hash_strings
-from ml_core.project import nearest
 
 
 @kernel

@@ -3,11 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ml_core.errors import InputError, ProjectError
+from ml_core.errors import InputError, ProjectError, nearest
 from ml_core.learners import FMClassifier, FTRLClassifier, FTRLRegressor
 from ml_core.learners.estimators import OnlineEstimator
 from ml_core.pipeline.heads import BOOSTERS, ForeignHead, Head, OnlineHead
-from ml_core.project import nearest
 
 ESTIMATORS: Mapping[str, type[OnlineEstimator]] = {
     estimator.__name__: estimator for estimator in (FTRLClassifier, FTRLRegressor, FMClassifier)

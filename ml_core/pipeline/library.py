@@ -16,9 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, clone
 
-from ml_core.errors import InputError, ProjectError, StateError
+from ml_core.errors import InputError, ProjectError, StateError, nearest
 from ml_core.pipeline.state import Arrays
-from ml_core.project import nearest
 
 KEPT = frozenset({
     "sklearn.decomposition.IncrementalPCA",

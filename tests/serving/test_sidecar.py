@@ -261,7 +261,7 @@ def test_serving_starts_without_what_trainers_need(rest_registry: Any) -> None:
     """Two gigabytes of trainers' libraries beside every web server would be the end of sidecars."""
     rest_registry.folder.add(1)
     rest_registry.folder.promote(1)
-    heavy = ("pandas", "sklearn", "dagster", "numba", "mlflow", "matplotlib", "scipy")
+    heavy = ("pandas", "sklearn", "dagster", "numba", "mlflow", "matplotlib", "scipy", "pydantic")
     story = (
         "import sys; from serving import LocalPredictor; import serving.sidecar, serving.cli;"
         f"p = LocalPredictor('models:/f/Production', tracking_uri='{rest_registry.uri}');"

@@ -4,14 +4,13 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from typing import Any
 
-from ml_core.errors import ProjectError
+from ml_core.errors import ProjectError, nearest
 from ml_core.pipeline.stages.base import Stage
 from ml_core.pipeline.stages.changed import Clip, Impute, Log1p
 from ml_core.pipeline.stages.encoded import Bucketize, Passthrough, Standardise
 from ml_core.pipeline.stages.foreign import Foreign
 from ml_core.pipeline.stages.hashed import Cross, Hash
 from ml_core.pipeline.stages.onehot import OneHot
-from ml_core.project import nearest
 
 STAGES: Mapping[str, type[Stage]] = {
     stage.kind: stage for stage in (Hash, OneHot, Cross, Standardise, Bucketize, Passthrough, Impute, Clip, Log1p)
