@@ -203,19 +203,23 @@ class FeatureStore:
         would cost as much as reading it.
         """
         step = rows * max(1, _SLICE_ROWS // rows)
+        alone = self._owned is None
         slices = (
-            partial(self._slice, start, min(start + step, stop), rows, named=("labelled_at",))
+            partial(self._slice, start, min(start + step, stop), rows, named=("labelled_at",), alone=alone)
             for start in range(first, stop, step)
         )
-        if self._owned is None:
+        if alone:
             yield from ahead(slices)
         else:  # the file is held anyway, by this thread
             for batches in slices:
                 yield from list(batches())
 
-    def _slice(self, first: int, stop: int, rows: int, *, named: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        with self._reader() as connection:
-            if self._owned is None:
+    def _slice(
+        self, first: int, stop: int, rows: int, *, named: Sequence[str], alone: bool = False
+    ) -> Iterator[pa.RecordBatch]:
+        # a thread of its own waits for the file in bounded time, and never for what this object's owner does next
+        with self._shared() if alone else self._reader() as connection:
+            if alone:
                 connection.execute("set threads = 1")  # the other cores learn meanwhile
             yield from tables.read_examples(connection, first, stop, named=named, rows=rows)
 
@@ -345,14 +349,17 @@ class FeatureStore:
             if self._owned is not None:
                 yield self._owned
                 return
-            if not self._file.exists():
-                raise DataError(
-                    f"{self._flow.name}: no facts were absorbed yet into {self.directory}; ingest some first"
-                )
-            with locked(self.directory, exclusive=False, wait_s=self._wait_s) as waited:
-                self.waited_s += waited
-                with self._connected(read_only=True) as connection:
-                    yield connection
+            with self._shared() as connection:
+                yield connection
+
+    @contextmanager
+    def _shared(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        if not self._file.exists():
+            raise DataError(f"{self._flow.name}: no facts were absorbed yet into {self.directory}; ingest some first")
+        with locked(self.directory, exclusive=False, wait_s=self._wait_s) as waited:
+            self.waited_s += waited
+            with self._connected(read_only=True) as connection:
+                yield connection
 
     @contextmanager
     def _connected(self, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:

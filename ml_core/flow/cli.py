@@ -35,6 +35,14 @@ def opened(flow: str) -> Registry:
     return registry_of(project)
 
 
+def chosen(registry: Registry, flow: str, number: int | None) -> ModelVersion:
+    """Return the version a person named, by default the champion; raise VersionNotFoundError when there is none."""
+    found = registry.head(flow) if number is None else registry.version(flow, number)
+    if found is None:
+        raise VersionNotFoundError(f"{flow} serves no version yet; name one, see `modelflow versions {flow}`")
+    return found
+
+
 def as_instant(text: str) -> datetime:
     """Read an instant as a person types it; one without a zone is UTC."""
     try:
@@ -94,9 +102,7 @@ def show(
 ) -> None:
     """Show one version: where it comes from, what it was judged on, and what became of it."""
     registry = opened(flow)
-    found = registry.head(flow) if version is None else registry.version(flow, version)
-    if found is None:
-        raise VersionNotFoundError(f"{flow} serves no version yet; name one, see `modelflow versions {flow}`")
+    found = chosen(registry, flow, version)
     about = [entry for entry in registry.ledger.entries(flow) if found.version in {entry.version, entry.champion}]
     if as_json:
         _print([asdict(found) | {"history": [told(entry) for entry in about]}], as_json=True)

@@ -150,7 +150,7 @@ def _follow_row(cells, slots, x, last, room, slope, rates):  # type: ignore[no-u
         new_w[j], new_z[j], new_n[j], new_root[j] = _weight(there, after, rates), there, grown, after
     for j in range(x.size):
         at = np.uint64(slots[j]) << _2
-        if cells[at + _2] == n[j]:
+        if cells[at + _1] == z[j] and cells[at + _2] == n[j]:
             cells[at], cells[at + _1], cells[at + _2], cells[at + _3] = new_w[j], new_z[j], new_n[j], new_root[j]
         else:
             _follow(cells, at, w[j], n[j], g[j], rates)

@@ -196,7 +196,6 @@ class PipelineModel:
             Of each batch, in order.
         """
         source = iter(batches)
-
         done: list[Entries] = []
 
         def read() -> tuple[Columns, NDArray[np.float64], Entries | None] | None:

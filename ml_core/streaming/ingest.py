@@ -8,7 +8,7 @@ One process ingests a kind of fact at a time, held by a lock, so no two go on fr
 ordered and what late means is `ml_core.streaming.order`'s to say.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -104,12 +104,12 @@ class Ingester:
                 kind: broker.ensure(fact_topic(flow.name, kind), partitions=partitions, keep=True)
                 for kind in flow.stream.facts
             }
-            self._places = {fact_topic(flow.name, kind): self._resume(kind, ids[kind]) for kind in ids}
             reset = "earliest" if skip_lost else "none"
             self._consumer = broker.consumer(
                 f"{flow.name}.ingest", max_poll_records=_MOST_RECORDS, auto_offset_reset=reset
             )
             self._open.callback(self._consumer.close)
+            self._places = {fact_topic(flow.name, kind): self._resume(kind, ids[kind]) for kind in ids}
             producer = broker.producer()
             self._open.callback(producer.close)
         except BaseException:
@@ -171,10 +171,19 @@ class Ingester:
         if source is None or source.get("topic_id") != topic_id:
             # facts before it came from elsewhere, or from a topic of that name that is gone
             order = Order.begin(partitions, complete=complete)
-            return _Place(kind, topic, topic_id, columns, dict.fromkeys(range(partitions), 0), order)
-        offsets = dict.fromkeys(range(partitions), 0) | {int(n): at for n, at in source["offsets"].items()}
+            return _Place(kind, topic, topic_id, columns, self._beginnings(topic, range(partitions)), order)
+        offsets = {int(number): offset for number, offset in source["offsets"].items()}
+        offsets |= self._beginnings(topic, [number for number in range(partitions) if number not in offsets])
         order = Order({int(number): mark for number, mark in source["marks"].items()}).widened(partitions)
         return _Place(kind, topic, topic_id, columns, offsets, order)
+
+    def _beginnings(self, topic: str, partitions: Iterable[int]) -> dict[int, int]:
+        """Return the first offsets the broker has, for partitions nothing was read from."""
+        from kafka import TopicPartition
+
+        with reported(self._broker):
+            begin = self._consumer.beginning_offsets([TopicPartition(topic, number) for number in partitions])
+        return {part.partition: offset for part, offset in begin.items()}
 
     def _assign(self) -> None:
         from kafka import TopicPartition
@@ -187,10 +196,7 @@ class Ingester:
             }
             self._consumer.assign(list(parts))
             for part, offset in parts.items():
-                if offset:
-                    self._consumer.seek(part, offset)
-                else:
-                    self._consumer.seek_to_beginning(part)
+                self._consumer.seek(part, offset)
 
     def _commit(self, place: _Place, batches: Mapping[int, Sequence[Any]], taken: Ingested) -> None:
         """Commit a batch: dead letters first, then facts and offsets in one rename. The order is the guarantee."""
@@ -253,7 +259,7 @@ class Ingester:
         gone = [
             f"{part.topic!r} partition {part.partition}: records {offset} to {begin[part] - 1}"
             for part in begin
-            if 0 < (offset := self._places[part.topic].offsets[part.partition]) < begin[part]
+            if (offset := self._places[part.topic].offsets[part.partition]) < begin[part]
         ]
         return (
             f"topic {'; '.join(gone)} were deleted by the broker before they were read (its retention.ms goes by the"

@@ -17,7 +17,7 @@ from typing import Self
 import numpy as np
 from sklearn.metrics import roc_curve
 
-from ml_core.errors import RegistryError
+from ml_core.errors import PackageError, RegistryError
 from ml_core.flow.registry import Registry
 from ml_core.flow.verdict import Verdict
 from ml_core.flow.version import ModelVersion
@@ -73,7 +73,7 @@ def tell(registry: Registry, version: ModelVersion, verdict: Verdict) -> None:
     """Show the card of a version that was judged; see `show`."""
     try:
         show(registry, replace(version, verdict=verdict), *_kept(registry, version))
-    except RegistryError as error:
+    except (RegistryError, PackageError) as error:
         _LOG.warning("%s version %s: its card was not written: %s", version.flow, version.version, error)
 
 
@@ -90,13 +90,14 @@ def show(registry: Registry, version: ModelVersion, evidence: ScoredSlice, facts
     files = _files(version, evidence, facts)
     try:
         registry.describe(version, files[CARD_FILE], files)
-    except RegistryError as error:
+    except (RegistryError, PackageError) as error:
         _LOG.warning("%s version %s: its card was not written: %s", version.flow, version.version, error)
 
 
 def card(version: ModelVersion, evidence: ScoredSlice, facts: Facts, *, charts: Mapping[str, str] | None = None) -> str:
     """Return a card as markdown, of at most 5,000 characters besides `charts`, SVG by name, which come first."""
-    recent = evidence.last(_JUDGED)
+    answered = _answered(evidence)
+    recent = answered.last(_JUDGED)
     parts = [
         f"## {version.flow}, version {version.version}",
         _decided(version.verdict),
@@ -104,7 +105,10 @@ def card(version: ModelVersion, evidence: ScoredSlice, facts: Facts, *, charts: 
         "### Lineage and data\n\n" + _table({"": ""} | _origin(version, evidence, facts)),
         f"### Figures on the newest {recent.labels.size:,} rows it scored before it learned them\n\n"
         + _table({"figure": "value"} | {name: f"{value:.5g}" for name, value in sorted(version.metrics.items())}),
-        f"Mean loss over time: `{sparkline(_in_blocks(_losses(evidence)))}`" if evidence.labels.size else "",
+        f"Mean loss over time: `{sparkline(_in_blocks(_losses(answered)))}`" if answered.labels.size else "",
+        f"{evidence.labels.size - answered.labels.size:,} of its rows were not answered with a number."
+        if answered.labels.size < evidence.labels.size
+        else "",
         "### Calibration\n\n"
         + _table({"mean score": "observed"} | {f"{said:.4f}": f"{seen:.4f}" for said, seen in _calibration(recent)}),
         "### Influence of the columns\n\nHow far a score moves, in the mean, when the column's values are dealt out"
@@ -123,6 +127,7 @@ def card(version: ModelVersion, evidence: ScoredSlice, facts: Facts, *, charts: 
 
 def charts(evidence: ScoredSlice) -> dict[str, str]:
     """Return the curves of a training as SVG by name: loss over time, calibration, and of two classes the ROC."""
+    start, stop, evidence = evidence.first, evidence.next, _answered(evidence)
     if not evidence.labels.size:
         return {}
     recent, drawn = evidence.last(_JUDGED), {}
@@ -132,7 +137,7 @@ def charts(evidence: ScoredSlice) -> dict[str, str]:
     lines = []
     for name, each in losses.items():
         blocks = _in_blocks(each)
-        lines.append(Line(name, np.linspace(evidence.first, evidence.next, len(blocks)).tolist(), blocks))
+        lines.append(Line(name, np.linspace(start, stop, len(blocks)).tolist(), blocks))
     drawn["loss"] = chart("Loss before a row was learned", lines, x="example", y="mean loss")
     said, seen = (list(side) for side in zip(*_calibration(recent), strict=True))
     ends = [min(said + seen), max(said + seen)]
@@ -160,6 +165,16 @@ def _kept(registry: Registry, version: ModelVersion) -> tuple[ScoredSlice, Facts
     with tempfile.TemporaryDirectory(prefix="modelflow-evidence-") as scratch:
         directory = registry.download_evaluation(version, Path(scratch))
         return ScoredSlice.load(directory / SLICE_FILE), Facts.load(directory)
+
+
+def _answered(evidence: ScoredSlice) -> ScoredSlice:
+    """Return the rows whose scores are numbers: of a broken version there are others, and a card tells of it too."""
+    scores = [side for side in (evidence.scores, evidence.parent_scores) if len(side)]
+    kept = np.all([np.isfinite(side).reshape(len(side), -1).all(axis=1) for side in scores], axis=0)
+    if not scores or kept.all():
+        return evidence
+    parent = evidence.parent_scores[kept] if len(evidence.parent_scores) else evidence.parent_scores
+    return replace(evidence, labels=evidence.labels[kept], scores=evidence.scores[kept], parent_scores=parent)
 
 
 def _decided(verdict: Verdict | None) -> str:

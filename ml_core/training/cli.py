@@ -14,7 +14,7 @@ from ml_core.clock import SystemClock
 from ml_core.data.ingest import take_in_all
 from ml_core.data.store import FeatureStore
 from ml_core.errors import VersionNotFoundError
-from ml_core.flow.cli import AsJson, FlowName, as_instant, opened
+from ml_core.flow.cli import AsJson, FlowName, as_instant, chosen, opened
 from ml_core.flow.moving import say
 from ml_core.flow.registry import registry_of
 from ml_core.project import Duration, load_project
@@ -162,9 +162,7 @@ def card(
 ) -> None:
     """Print the model card of a version as markdown."""
     registry = opened(flow)
-    found = registry.head(flow) if version is None else registry.version(flow, version)
-    if found is None:
-        raise VersionNotFoundError(f"{flow} serves no version yet; name one, see `modelflow versions {flow}`")
+    found = chosen(registry, flow, version)
     written = files_of(registry, found)
     if into is not None:
         into.mkdir(parents=True, exist_ok=True)
@@ -187,11 +185,9 @@ def reproduce(
         if version is not None:
             raise typer.BadParameter("expected a version or --at, found both")
         version = registry.ledger.at(flow, as_instant(at)).champion
-    of = registry.head(flow) if version is None and at is None else version and registry.version(flow, version)
-    if not of:
-        raise VersionNotFoundError(
-            f"{flow} served no version {f'at {at}' if at else 'yet'}; see `modelflow history {flow}`"
-        )
+        if version is None:
+            raise VersionNotFoundError(f"{flow} served no version at {at}; see `modelflow history {flow}`")
+    of = chosen(registry, flow, version)
     made = again(found, FeatureStore(found, root=project.root, home=project.home), registry, of)
     if as_json:
         typer.echo(json.dumps(asdict(made) | {"same": made.same}))

@@ -6,10 +6,8 @@ largest distance between two distribution functions. The loss is that of the lin
 was learned; ADWIN says where its mean changed. Nothing here acts: what is found is a value.
 """
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +22,7 @@ from ml_core.flow.version import ModelVersion
 from ml_core.project import Flow
 from ml_core.training.adwin import Adwin
 from ml_core.training.charts import Line, chart
-from ml_core.training.evaluation import SLICE_FILE, ScoredSlice
+from ml_core.training.evaluation import ScoredSlice, evidence_of
 from ml_core.training.tasks import row_loss
 
 CHECKS = ("drift_features", "drift_scores", "drift_loss")
@@ -200,13 +198,12 @@ def _lineage(registry: Registry, head: ModelVersion) -> list[ModelVersion]:
 def _evidence(registry: Registry, lineage: Sequence[ModelVersion]) -> list[ScoredSlice]:
     """Return what the newest versions of a lineage said of their rows, the oldest first, 100,000 rows at most."""
     kept: list[ScoredSlice] = []
+    room = _LONGEST
     for version in lineage:
-        with tempfile.TemporaryDirectory(prefix="modelflow-drift-") as scratch:
-            found = ScoredSlice.load(registry.download_evaluation(version, Path(scratch)) / SLICE_FILE)
-        room = _LONGEST - sum(each.labels.size for each in kept)
         if room <= 0:
             break
-        kept.append(found.last(room))
+        kept.append(evidence_of(registry, version).last(room))
+        room -= kept[-1].labels.size
     return kept[::-1]
 
 

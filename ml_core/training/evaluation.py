@@ -6,9 +6,10 @@ A `ScoredSlice` is the evidence of a training: for consecutive example offsets, 
 that a verdict can be repeated and later versions can be compared on the same rows.
 """
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, Protocol, Self
 from zipfile import BadZipFile
 
 import numpy as np
@@ -16,8 +17,18 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from ml_core.errors import PackageError
+from ml_core.flow.version import ModelVersion
 
 SLICE_FILE = "scored_slice.npz"
+
+
+class KeepsEvidence(Protocol):
+    """What holds versions' evidence: the registry."""
+
+    def download_evaluation(self, version: ModelVersion, directory: Path) -> Path:
+        """Fetch what a training said before it learned into `directory`."""
+        ...
+
 
 # A score this close to 0 or 1 is a claim of certainty; log loss charges for it, but not infinitely.
 _EPSILON = 1e-15
@@ -150,3 +161,9 @@ class ScoredSlice:
                 )
         except (OSError, KeyError, ValueError, BadZipFile) as error:
             raise PackageError(f"{file}: expected the scored slice of a training, found {error}") from error
+
+
+def evidence_of(registry: KeepsEvidence, version: ModelVersion) -> ScoredSlice:
+    """Return what a version's training said of its rows; raise PackageError when it is damaged."""
+    with tempfile.TemporaryDirectory(prefix="modelflow-evidence-") as scratch:
+        return ScoredSlice.load(registry.download_evaluation(version, Path(scratch)) / SLICE_FILE)

@@ -13,9 +13,7 @@ Beside the loss there are limits on calibration, on the shift of the scores agai
 row takes. The gate decides; the registry carries the decision out.
 """
 
-import tempfile
 import time
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -28,19 +26,17 @@ from ml_core.flow.verdict import Verdict
 from ml_core.flow.version import ModelVersion
 from ml_core.project import Flow, GateSettings
 from ml_core.training.card import tell
-from ml_core.training.evaluation import SLICE_FILE, ScoredSlice
+from ml_core.training.evaluation import KeepsEvidence, ScoredSlice, evidence_of
 from ml_core.training.tasks import figures, row_loss
 
 _RESAMPLES = 1_000
 _TIMED = 101
 
 
-class _Versions(Protocol):
+class _Versions(KeepsEvidence, Protocol):
     """The part of the registry that evidence is collected through."""
 
     def version(self, flow: str, number: int) -> ModelVersion: ...
-
-    def download_evaluation(self, version: ModelVersion, directory: Path) -> Path: ...
 
 
 def judge_and_promote(flow: Flow, registry: Registry, version: ModelVersion) -> Verdict:
@@ -56,12 +52,9 @@ def judge_and_promote(flow: Flow, registry: Registry, version: ModelVersion) -> 
     """
     champion = registry.head(flow.name)
     try:
-        with (
-            registry.proved(version) as package,
-            tempfile.TemporaryDirectory(prefix="modelflow-judge-") as scratch,
-        ):
+        with registry.proved(version) as package:
             latency_ms = row_latency_ms(package)
-            verdict = _verdict(flow.gate, registry, version, champion, scratch=Path(scratch), latency_ms=latency_ms)
+            verdict = _verdict(flow.gate, registry, version, champion, latency_ms=latency_ms)
     except PackageError as error:
         verdict = Verdict(accepted=False, policy="verification", rows=0, reasons=(str(error),), figures={})
     if verdict.accepted:
@@ -179,10 +172,9 @@ def _verdict(
     version: ModelVersion,
     champion: ModelVersion | None,
     *,
-    scratch: Path,
     latency_ms: float,
 ) -> Verdict:
-    evidence = _evidence(registry, version, scratch)
+    evidence = evidence_of(registry, version)
     if champion is None:
         return judge(settings, "first", evidence.last(settings.max_rows), None, latency_ms=latency_ms)
     if version.parent == champion.version:
@@ -197,19 +189,17 @@ def _verdict(
     # The rows both have scored before learning them; the challenger caught up to the champion's watermark.
     stop = min(evidence.next, champion.watermark)
     first = max(evidence.first, stop - settings.max_rows)
-    recorded = _lineage_scores(registry, champion, first, stop, scratch)
+    recorded = _lineage_scores(registry, champion, first, stop)
     recent = evidence.between(stop - recorded.size, stop)
     return judge(settings, "superiority", recent, recorded, latency_ms=latency_ms)
 
 
-def _lineage_scores(
-    registry: _Versions, champion: ModelVersion, first: int, stop: int, scratch: Path
-) -> NDArray[np.float64]:
+def _lineage_scores(registry: _Versions, champion: ModelVersion, first: int, stop: int) -> NDArray[np.float64]:
     """Return what the champion and its ancestors said of offsets [x, stop), with x as near to `first` as recorded."""
     parts: list[NDArray[np.float64]] = []
     version = champion
     while True:
-        scored = _evidence(registry, version, scratch).between(first, stop)
+        scored = evidence_of(registry, version).between(first, stop)
         if parts and scored.next < stop:
             return np.concatenate(parts[::-1])  # a rollback skipped examples here
         parts.append(scored.scores)
@@ -220,9 +210,3 @@ def _lineage_scores(
             version = registry.version(version.flow, version.parent)
         except VersionNotFoundError:
             return np.concatenate(parts[::-1])  # retention has deleted it
-
-
-def _evidence(registry: _Versions, version: ModelVersion, scratch: Path) -> ScoredSlice:
-    directory = scratch / str(version.version)
-    directory.mkdir(exist_ok=True)
-    return ScoredSlice.load(registry.download_evaluation(version, directory) / SLICE_FILE)

@@ -67,11 +67,9 @@ def advance(model: PipelineModel, store: FeatureStore, first: int, start: int, s
 
 def learn(model: PipelineModel, store: FeatureStore, first: int, stop: int, *, rows: int | None = None) -> ScoredSlice:
     """Score, then learn, the examples at offsets [first, stop), in batches of so many `rows`."""
-    labels, scores = [], []
-    for batch in store.example_batches(first, stop, **({} if rows is None else {"rows": rows})):
-        labels.append(batch.column("label").to_numpy(zero_copy_only=False))
-        scores.append(model.learn(batch, labels[-1]))
-    return _slice(model, first, labels, scores)
+    batches = store.example_batches(first, stop, **({} if rows is None else {"rows": rows}))
+    learned = list(model.learn_batches(batches))
+    return _slice(model, first, [labels for labels, _ in learned], [scores for _, scores in learned])
 
 
 def score(model: PipelineModel, store: FeatureStore, first: int, stop: int) -> ScoredSlice:

@@ -8,12 +8,13 @@ left to the gate. A finding that blocks is one whose data no version may learn f
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Protocol
 
 import numpy as np
 
 from ml_core.data.store import FeatureStore
-from ml_core.data.tables import Connection, quoted
+from ml_core.data.tables import Connection, feature_schema, quoted
 from ml_core.errors import ProjectError
 from ml_core.pipeline.stages import build_stage
 from ml_core.project import Flow
@@ -68,7 +69,7 @@ class _Days:
 
 def check_facts(flow: Flow, store: FeatureStore) -> list[Finding]:
     """Return what is found of the facts, a finding for each of `FACT_CHECKS`."""
-    return _checked(flow, store, FACT_CHECKS, _facts)
+    return _checked(flow, store, FACT_CHECKS, partial(_facts, store.log.partitions()))
 
 
 def check_features(flow: Flow, store: FeatureStore) -> list[Finding]:
@@ -93,18 +94,18 @@ def _checked(flow: Flow, store: FeatureStore, names: Sequence[str], questions: "
     end = clock.replace(hour=0, minute=0, second=0, microsecond=0)
     days = _Days(end - _DAY - flow.quality.baseline, end - _DAY, end)
     with store.reading() as connection:
-        return list(questions(flow, store, connection, days))
+        return list(questions(flow, connection, days))
 
 
 class _Questions(Protocol):
-    def __call__(self, flow: Flow, store: FeatureStore, connection: Connection, days: _Days) -> Iterator[Finding]: ...
+    def __call__(self, flow: Flow, connection: Connection, days: _Days) -> Iterator[Finding]: ...
 
 
-def _facts(flow: Flow, store: FeatureStore, connection: Connection, days: _Days) -> Iterator[Finding]:
+def _facts(kinds: Sequence[str], flow: Flow, connection: Connection, days: _Days) -> Iterator[Finding]:
     entity, label = flow.data.entity, flow.data.label_fact
     gone = [
         f"{kind}.{name}"
-        for kind in store.log.partitions()
+        for kind in kinds
         for name, (before, now) in _filled(connection, f"facts.{quoted(kind)}", "known_at", days, _OWN).items()
         if before > _MOSTLY and not now
     ]
@@ -127,7 +128,7 @@ def _facts(flow: Flow, store: FeatureStore, connection: Connection, days: _Days)
     yield _as_usual("facts_volume", flow, per_day, f"`{entity}` facts a day", fill=0.0)
     silent = {
         kind: (days.end - newest) / timedelta(hours=1)
-        for kind in store.log.partitions()
+        for kind in kinds
         for (newest,) in connection.execute(f"select max(known_at) from facts.{quoted(kind)}").fetchall()  # noqa: S608 - identifiers are quoted
         if newest is not None
     }
@@ -143,8 +144,8 @@ def _facts(flow: Flow, store: FeatureStore, connection: Connection, days: _Days)
     )
 
 
-def _features(flow: Flow, store: FeatureStore, connection: Connection, days: _Days) -> Iterator[Finding]:
-    schema, wrong = store.schema(), []
+def _features(flow: Flow, connection: Connection, days: _Days) -> Iterator[Finding]:
+    schema, wrong = feature_schema(connection), []
     for position, spec in enumerate(flow.pipeline.stages):
         try:
             build_stage(spec, schema)

@@ -5,9 +5,7 @@ learned; nor are its examples lost. An increment is archived and trained again f
 the examples it has not seen, from its own state, and the version that results is judged in its place.
 """
 
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 
 from ml_core.data.store import FeatureStore
 from ml_core.errors import HeadMovedError, StateError
@@ -19,7 +17,7 @@ from ml_core.pipeline import PipelineModel
 from ml_core.project import Flow
 from ml_core.training import passes
 from ml_core.training.card import tell
-from ml_core.training.evaluation import SLICE_FILE, ScoredSlice
+from ml_core.training.evaluation import evidence_of
 from ml_core.training.full import train_full
 from ml_core.training.gate import judge_and_promote
 from ml_core.training.incremental import train_increment
@@ -91,9 +89,9 @@ def catch_up(
         )
     if flow.incremental_training.policy == "refit":
         return train_full(flow, store, registry, tags=tags)
-    with registry.proved(version) as package, tempfile.TemporaryDirectory(prefix="modelflow-catch-up-") as scratch:
+    with registry.proved(version) as package:
         model = PipelineModel.load(package.directory / STATE, flow.pipeline)
-        before = ScoredSlice.load(registry.download_evaluation(version, Path(scratch)) / SLICE_FILE)
+    before = evidence_of(registry, version)
     if not model.by_row:
         return train_full(flow, store, registry, tags=tags)
     evidence = passes.joined([before, passes.learn(model, store, version.watermark, stop)])

@@ -17,7 +17,7 @@ from ml_core.flow.registry import Registry
 from ml_core.flow.version import ModelVersion
 from ml_core.project import Flow
 from ml_core.training import passes
-from ml_core.training.evaluation import SLICE_FILE, ScoredSlice
+from ml_core.training.evaluation import evidence_of
 from ml_core.training.influence import ROWS
 from ml_core.training.publishing import pack
 
@@ -95,13 +95,8 @@ def reproduce(flow: Flow, store: FeatureStore, registry: Registry, version: Mode
 
 def _ranges(registry: Registry, version: ModelVersion) -> list[tuple[int, int]]:
     """Return what a version and its ancestors learned, the oldest first."""
-    found, at = [(_first(registry, version), version.watermark)], version
+    found, at = [(evidence_of(registry, version).first, version.watermark)], version
     while at.parent is not None:
         at = registry.version(at.flow, at.parent)
-        found.append((_first(registry, at), at.watermark))
+        found.append((evidence_of(registry, at).first, at.watermark))
     return found[::-1]
-
-
-def _first(registry: Registry, version: ModelVersion) -> int:
-    with tempfile.TemporaryDirectory(prefix="modelflow-evidence-") as scratch:
-        return ScoredSlice.load(registry.download_evaluation(version, Path(scratch)) / SLICE_FILE).first

@@ -207,6 +207,22 @@ def test_a_store_that_stays_held_is_reported_in_time(make_store: MakeStore) -> N
     assert store.absorb().facts == 0
 
 
+def test_a_session_opened_while_examples_are_being_read_ends_in_time(
+    make_store: MakeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slices are read by a thread; it must not wait for a session that waits for its slice."""
+    monkeypatch.setattr("ml_core.data.store._SLICE_ROWS", 1)
+    store = make_store(wait_s=0.3)
+    names = [str(number) for number in range(6)]
+    drop(store, 60, orders=[(name, "x", 1, 0) for name in names], arrivals=[(name, "x", 5, 3) for name in names])
+    store.absorb()
+    batches = store.example_batches(0, 6, rows=1)
+    assert next(batches).column("offset").to_pylist() == [0]
+    with store.session(), pytest.raises(StoreBusyError):
+        list(batches)
+    assert [batch.column("offset")[0].as_py() for batch in store.example_batches(0, 6, rows=1)] == list(range(6))
+
+
 _WORKER = """
     import sys
     from pathlib import Path

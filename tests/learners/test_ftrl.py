@@ -336,6 +336,20 @@ def test_two_entries_at_one_slot_both_start_from_before_the_row_and_add_up(class
     )
 
 
+def test_two_entries_at_one_slot_add_up_where_a_square_is_lost_in_the_sum():
+    """Beside a million of squares the square of a small gradient is rounded away; the gradient itself is not."""
+    places, target = np.array([3, 3], np.int32), np.array([1.0])
+    found = []
+    for x in ([1e-6, 2.0], [2.0, 1e-6]):
+        state = FTRLClassifier(0.5, 1.0, 0.0, 0.1).start(8)
+        state.memory[3, 0] = 0.0, 5.0, 1e6, 1e3
+        slope = state.score((np.array([0, 2]), places, np.array(x)))[0] - target[0]
+        state.learn((np.array([0, 2]), places, np.array(x)), target)
+        found.append(state.memory[3, 0].copy())
+        assert found[-1][1] - 5.0 == pytest.approx(slope * (2.0 + 1e-6), rel=1e-9)
+    np.testing.assert_allclose(*found, rtol=1e-12)
+
+
 def test_the_kernel_for_one_output_gives_the_bits_of_the_general_one():
     """It exists for speed alone."""
     X, y = _sparse_rows()

@@ -4,7 +4,7 @@ from typing import Any
 
 from kafka import TopicPartition
 from kafka.admin import KafkaAdminClient
-from kafka.errors import KafkaError
+from kafka.errors import KafkaConnectionError
 
 from ml_core.streaming.broker import Broker
 
@@ -34,7 +34,7 @@ def deleted_before(broker: Broker, topic: str, offset: int) -> bool:
     admin = KafkaAdminClient(bootstrap_servers=broker.bootstrap_servers)
     try:
         admin.delete_records({TopicPartition(topic, 0): offset})
-    except KafkaError:
+    except KafkaConnectionError:  # what the embedded broker answers with
         return False
     finally:
         admin.close()

@@ -168,11 +168,15 @@ def test_records_the_broker_deleted_unread_are_told_and_not_passed_over(
     broker: Broker, flow: Flow, store: FeatureStore, send: Send
 ) -> None:
     """Retention goes by the records' timestamps; replayed facts are years old."""
+    topic = f"{flow.name}.ordered"
     send("ordered", orders(0, 5))
-    drained(Ingester(flow, store.log, broker)).close()
-    send("ordered", orders(5, 20))
-    if not deleted_before(broker, f"{flow.name}.ordered", 12):
+    if not deleted_before(broker, topic, 3):
         pytest.skip("this broker cannot delete records")
+    begun = drained(Ingester(flow, store.log, broker))
+    assert begun.total.facts == 2  # what was gone before the flow began was never its own
+    begun.close()
+    send("ordered", orders(5, 20))
+    assert deleted_before(broker, topic, 12)
     behind = Ingester(flow, store.log, broker)
     with pytest.raises(StreamError, match="records 5 to 11 were deleted by the broker"):
         drained(behind)
@@ -181,7 +185,7 @@ def test_records_the_broker_deleted_unread_are_told_and_not_passed_over(
     assert on.total.facts == 8
     on.close()
     names = facts_in(store.log, "ordered").column("order_id").to_pylist()
-    assert names == [f"o{number:06d}" for number in (*range(5), *range(12, 20))]
+    assert names == [f"o{number:06d}" for number in (3, 4, *range(12, 20))]
 
 
 def test_a_broker_that_is_not_there_is_named(

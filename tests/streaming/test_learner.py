@@ -299,7 +299,7 @@ def test_an_open_breaker_holds_publications_back(
     assert "a test said so" in (store.directory / "learner" / "status.json").read_text()
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(16, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
+@pytest.mark.parametrize("kills", [1, pytest.param(30, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
 def test_a_learner_killed_at_any_moment_ends_with_the_weights_of_an_undisturbed_run(  # noqa: PLR0917 - fixtures
     broker: Broker, flow: Flow, store: FeatureStore, feed: Feed, registry: Registry, tmp_path: Path, kills: int
 ) -> None:

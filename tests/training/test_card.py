@@ -4,14 +4,16 @@ import xml.etree.ElementTree as ET
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pytest
 
 from ml_core.flow.verdict import Verdict
 from ml_core.flow.version import ModelVersion
 from ml_core.pipeline import PipelineModel
-from ml_core.training import train_full, train_increment
+from ml_core.training import judge_and_promote, passes, train_full, train_increment
 from ml_core.training.card import CARD_FILE, Facts, card, card_of, charts, files_of
 from ml_core.training.evaluation import ScoredSlice
 from ml_core.training.influence import influence
@@ -55,6 +57,29 @@ def test_the_card_of_an_increment_names_its_parent_and_draws_both_losses(tmp_pat
     assert "**The gate refused it** (non-inferiority): a test said so." in files[CARD_FILE]
     lines = ET.fromstring(files["loss.svg"]).findall("{http://www.w3.org/2000/svg}polyline")  # noqa: S314 - our own
     assert len(lines) == 2
+
+
+@pytest.mark.parametrize("broken", [1, 360])
+def test_a_version_that_answers_with_no_number_is_published_and_refused_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: int
+) -> None:
+    """Its card is drawn from the rows that have an answer, and is no reason to fail before the gate has spoken."""
+    story = Story(tmp_path)
+    story.live(3)
+    learned = passes.learn
+
+    def learn_badly(*of: Any, **more: Any) -> ScoredSlice:
+        said = learned(*of, **more)
+        said.scores[-broken:] = np.nan
+        return said
+
+    monkeypatch.setattr(passes, "learn", learn_badly)
+    version = train_full(story.flow, story.store, story.registry)
+    verdict = judge_and_promote(story.flow, story.registry, version)
+    assert not verdict.accepted
+    text = mlflow_version(story, version)
+    assert f"{broken} of its rows were not answered with a number." in text
+    assert "**The gate refused it**" in text
 
 
 def test_a_card_fits_what_mlflow_keeps_of_a_description_and_ends_with_a_whole_section() -> None:
