@@ -12,6 +12,7 @@ from ml_core.flow.package import as_feed, verify_package
 from ml_core.flow.registry import Registry
 from ml_core.flow.version import ModelVersion
 from tests.flow.conftest import ACCEPTED, make_package, publish
+from tests.registries import empty_registry
 
 __all__ = ["make_package", "publish"]  # fixtures
 
@@ -40,7 +41,7 @@ def test_plain_mlflow_gives_the_sidecars_scores_without_pickle(
     pandas: str,
 ) -> None:
     """Users fetch models from the MLflow registry and never need to know our code."""
-    registry = Registry(f"sqlite:///{tmp_path}/mlflow.db")
+    registry = Registry(empty_registry(tmp_path / "mlflow.db"))
     publish(registry, 3)
     registry.promote("shop", 1, verdict=ACCEPTED, expected_champion=None)
     package = verify_package(tmp_path / "package-3")

@@ -23,6 +23,7 @@ from ml_core.flow.version import ModelVersion
 from ml_core.pipeline import PipelineModel
 from ml_core.project import PipelineSettings
 from orchestration.processes import Supervisor, free_port, start_mlflow, wait_for_mlflow
+from tests.registries import empty_registry
 
 SETTINGS = PipelineSettings(
     stages=({"stage": "hash", "columns": ["shop"], "bits": 8}, {"stage": "standardise", "columns": ["days"]}),
@@ -137,18 +138,10 @@ def postgresql() -> Iterator[str]:
         shutil.rmtree(folder)
 
 
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make an MLflow database once: its migrations take seconds."""
-    file = tmp_path_factory.mktemp("empty") / "mlflow.db"
-    MlflowClient(f"sqlite:///{file}", f"sqlite:///{file}").search_registered_models()
-    return file
-
-
 @pytest.fixture
-def sqlite(empty_database: Path, tmp_path: Path) -> str:
+def sqlite(tmp_path: Path) -> str:
     """Return the address of an empty MLflow database of this test's own."""
-    return f"sqlite:///{shutil.copy(empty_database, tmp_path / 'mlflow.db')}"
+    return empty_registry(tmp_path / "mlflow.db")
 
 
 @pytest.fixture(params=["sqlite", "http", pytest.param("postgresql", marks=pytest.mark.slow)])

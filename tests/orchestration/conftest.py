@@ -15,6 +15,7 @@ from ml_core.data import FeatureStore
 from ml_core.project import Flow, Project, load_project
 from orchestration.definitions import build_definitions
 from orchestration.resources import Platform, platform_of
+from tests.registries import empty_registry
 
 START = datetime(2024, 5, 1, tzinfo=UTC)
 INSTANT = pa.timestamp("us", tz="UTC")
@@ -145,6 +146,7 @@ def make_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Call
 
     def make(home: str = "home") -> World:
         project = load_project(tmp_path, environment={"MODELFLOW_HOME": str(tmp_path / home)})
+        assert project.tracking_uri == empty_registry(project.home / "mlflow" / "mlflow.db")
         instances.append(dg.DagsterInstance.ephemeral())
         return World(project, instances[-1], monkeypatch)
 

@@ -1,6 +1,5 @@
 """The resident learner: whatever happens to it, its weights are those of one undisturbed pass over the examples."""
 
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from ml_core.streaming.learner import Learner
 from ml_core.streaming.publisher import model_topic
 from ml_core.training import judge_and_promote, train_full, train_increment
 from tests.data.conftest import arrived, at, ordered
+from tests.registries import empty_registry
 from tests.streaming.processes import ProjectOnDisk
 from tests.streaming.reading import everything
 
@@ -62,22 +62,12 @@ def streamed(broker: Broker, flow: Flow) -> tuple[ModelReader, StreamedModel]:
     return reader, reader.current
 
 
-@pytest.fixture(scope="session")
-def empty_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the database of a registry that holds nothing; making one takes seconds."""
-    file = tmp_path_factory.mktemp("registry") / "mlflow.db"
-    assert Registry(f"sqlite:///{file}").head("nothing") is None
-    return file
-
-
 @pytest.fixture
-def registry(empty_registry: Path, flow: Flow, store: FeatureStore, tmp_path: Path) -> Registry:
+def registry(flow: Flow, store: FeatureStore, tmp_path: Path) -> Registry:
     """Return a registry whose head of the flow has learned its first 300 examples."""
     live(store, 0, 300)
     home = tmp_path / "home" / "mlflow"
-    home.mkdir(parents=True)
-    shutil.copyfile(empty_registry, home / "mlflow.db")
-    registry = Registry(f"sqlite:///{home}/mlflow.db", artifacts=(home / "artifacts").as_uri())
+    registry = Registry(empty_registry(home / "mlflow.db"), artifacts=(home / "artifacts").as_uri())
     assert judge_and_promote(flow, registry, train_full(flow, store, registry)).accepted
     return registry
 
@@ -256,14 +246,13 @@ def test_one_process_learns_a_flow_and_one_without_a_head_says_so(  # noqa: PLR0
     registry: Registry,
     learning: Callable[..., Learner],
     tmp_path: Path,
-    empty_registry: Path,
 ) -> None:
     learning()
     with pytest.raises(StreamError, match="another process learns this flow"):
         Learner(flow, store, registry, broker)
     elsewhere = FeatureStore(flow, root=tmp_path, home=tmp_path / "elsewhere")
     with pytest.raises(RegistryError, match="full training"):
-        Learner(flow, elsewhere, Registry(f"sqlite:///{empty_registry}"), broker)
+        Learner(flow, elsewhere, Registry(empty_registry(tmp_path / "empty.db")), broker)
 
 
 def test_the_breaker_opens_at_a_flood_of_wrong_labels_and_closes_after_it() -> None:

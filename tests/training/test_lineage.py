@@ -16,6 +16,7 @@ from ml_core.pipeline import PipelineModel
 from ml_core.project import Flow
 from ml_core.training import judge_and_promote, train_full, train_increment
 from tests.data.conftest import FEATURES, arrived, at, ordered, orders_flow
+from tests.registries import empty_registry
 
 REFUSED = Verdict(accepted=False, policy="non-inferiority", rows=1, reasons=("a test said so",), figures={})
 
@@ -36,7 +37,7 @@ class Story:
         flow = Flow.model_validate(settings | {"gate": gate | {"non_inferiority_margin": 0.5}})
         self.flow = flow.model_copy(update={"name": "orders"})
         self.store = FeatureStore(self.flow, root=root, home=root / "home")
-        self.registry = Registry(f"sqlite:///{root}/mlflow.db")
+        self.registry = Registry(empty_registry(root / "mlflow.db"))
         self._day = 0
 
     def live(self, days: int = 1, rows: int = 120, late: Mapping[str, float] | None = None) -> None:
