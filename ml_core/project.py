@@ -269,6 +269,11 @@ class ServingSettings(_Table):
 
     poll_interval_s: float = Field(default=1.0, gt=0, description="seconds between two looks at the registry")
     max_staleness: Duration | None = Field(default=None, description="past it the sidecar reports itself not ready")
+    prediction_log: Path | None = Field(
+        default=None,
+        description="the folder sidecars log predictions into, relative to the folder of the platform's state; with it,"
+        " answers are joined with the labels that come later, and scored again",
+    )
 
 
 class LearnSettings(_Table):

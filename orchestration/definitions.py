@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import dagster as dg
 
 from ml_core.project import Flow, Project, load_project
+from orchestration.answers import answers_asset, answers_job, answers_sensor
 from orchestration.assets import flow_assets
 from orchestration.checks import flow_checks
 from orchestration.drift import drift_checks, drift_job, drift_sensor
@@ -31,10 +32,15 @@ def flow_definitions(flow: Flow) -> dg.Definitions:
     ]
     if "take_in" in jobs:
         sensors.append(source_changed(flow, jobs["take_in"]))
+    assets, more = flow_assets(flow), []
+    if flow.serving.prediction_log is not None:
+        more = [answers_job(flow)]
+        assets.append(answers_asset(flow))
+        sensors.append(answers_sensor(flow, more[0]))
     return dg.Definitions(
-        assets=flow_assets(flow),
+        assets=assets,
         asset_checks=[*flow_checks(flow), drift_checks(flow)],
-        jobs=[*jobs.values(), rollback_job(flow), live_check, letting_go, drift],
+        jobs=[*jobs.values(), rollback_job(flow), live_check, letting_go, drift, *more],
         schedules=[nightly(flow, jobs["full_training"]), retention(flow, letting_go)],
         sensors=sensors,
     )

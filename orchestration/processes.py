@@ -194,6 +194,7 @@ def start_sidecar(
         [
             *(sys.executable, "-m", "serving", followed, "--tracking-uri", tracking_uri, "--port", str(port)),
             *("--poll-interval", str(flow.serving.poll_interval_s), "--cache", str(home / "serving" / name)),
+            *(("--log", str(home / flow.serving.prediction_log)) if flow.serving.prediction_log else ()),
         ],
     )
     supervisor.wait_until(name, lambda: answers(port, "/v2/health/live"))

@@ -7,7 +7,7 @@ import typer
 
 from serving.follower import FollowerSettings
 from serving.log import LogSettings
-from serving.settings import Limits, Settings, default_tracking_uri
+from serving.settings import ChallengerSettings, Limits, Settings, default_tracking_uri
 
 _LIMITS = Limits()
 _LOG_BYTES = 1024 * 1024 * 1024
@@ -52,6 +52,12 @@ def serve(  # noqa: PLR0913, PLR0917 - a command's options
     log: Annotated[Path | None, _option("LOG", "a folder of its own: log predictions there, as Parquet")] = None,
     log_share: Annotated[float, _option("LOG_SHARE", "the share of requests that are logged, 0 to 1")] = 1.0,
     log_bytes: Annotated[int, _option("LOG_BYTES", "how large that folder may become")] = _LOG_BYTES,
+    log_key: Annotated[str, _option("LOG_KEY", "the column by which labels are joined to what was logged")] = "key",
+    challenger: Annotated[
+        str | None, _option("CHALLENGER", "a second model address, e.g. models:/flight_delays/Staging")
+    ] = None,
+    shadow_share: Annotated[float, _option("SHADOW_SHARE", "the share of requests it scores, too; needs --log")] = 0.0,
+    canary_share: Annotated[float, _option("CANARY_SHARE", "the share of X-Canary-Key values it answers")] = 0.0,
     access_log: Annotated[bool, _option("ACCESS_LOG", "log every request as a line of JSON")] = False,
     die_with_parent: Annotated[int | None, typer.Option(help="end when this parent process is gone")] = None,
 ) -> None:
@@ -67,7 +73,8 @@ def serve(  # noqa: PLR0913, PLR0917 - a command's options
             workers=workers,
             parent=die_with_parent,
             access_log=access_log,
-            log=LogSettings(log, log_share, log_bytes) if log else None,
+            log=LogSettings(log, log_share, log_bytes, key=log_key) if log else None,
+            challenger=ChallengerSettings(challenger, shadow_share, canary_share) if challenger else None,
             tokens=tokens,
             certificate=certificate,
             key=key,

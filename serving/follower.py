@@ -146,6 +146,8 @@ class Follower:
     ----------
     current : ServedModel or None
         Read it once per request and use what was read to the end.
+    vacant : bool
+        Whether the registry said last that nothing stands at the address; the last good model goes on answering.
     """
 
     def __init__(
@@ -166,6 +168,7 @@ class Follower:
         self.registry_answers = False
         self.last_error: str | None = None
         self.last_contact: datetime | None = None
+        self.vacant = False
         self.polls = self.failures = self.swaps = 0
         self.history: deque[Swap] = deque(maxlen=_REMEMBERED)
         self._quarantine: dict[tuple[int, str | None], Quarantined] = {}
@@ -241,6 +244,7 @@ class Follower:
         except VersionNotFoundError as error:
             self._report(error)
             self._answered()
+            self.vacant = True
         except Exception as error:  # the follower's thread is a process boundary: it must not die  # noqa: BLE001
             self._report(error)
         self.state = State.IDLE
@@ -263,6 +267,7 @@ class Follower:
         self._move(State.RESOLVING)
         ref = self._registry.resolve(self.address, serving=serving.version if serving else None)
         self._answered()
+        self.vacant = False
         if serving is None or serving.from_cache or _identity(serving.ref) != _identity(ref):
             entry = self._quarantine.get(_identity(ref))
             if entry is not None and self._monotonic() < entry.retry_at:

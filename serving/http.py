@@ -40,8 +40,9 @@ from ml_core.errors import (
 from serving import arrow, inference, openapi, wire
 from serving.access import Tokens
 from serving.board import Peers
+from serving.challenger import KEY_HEADER, Challenger
 from serving.follower import Follower
-from serving.log import PredictionLog
+from serving.log import SERVED, PredictionLog
 from serving.model import ServedModel
 from serving.settings import Limits
 from serving.status import status_of_follower
@@ -61,7 +62,7 @@ _BATCH_THREADS = 2
 _LONGEST_ID = 128
 _OPEN_TO_ALL = frozenset(("/ping", "/health", "/v2/health/ready", "/v2/health/live"))
 _READ = frozenset(
-    (b"content-type", b"content-length", b"content-encoding", b"accept", b"authorization", _REQUEST_ID)
+    (b"content-type", b"content-length", b"content-encoding", b"accept", b"authorization", _REQUEST_ID, KEY_HEADER)
 ) | {inference.JSON_LENGTH}
 
 
@@ -99,6 +100,8 @@ class Sidecar:
         The other workers, whose counts are told with this one's.
     log : PredictionLog, optional
         Where what is scored is logged.
+    challenger : Challenger, optional
+        A second version, which answers for some keys.
 
     Attributes
     ----------
@@ -115,8 +118,10 @@ class Sidecar:
         tokens: Tokens | None = None,
         peers: Peers | None = None,
         log: PredictionLog | None = None,
+        challenger: Challenger | None = None,
     ) -> None:
-        self.telemetry = Telemetry(follower, peers, log)
+        self.telemetry = Telemetry(follower, peers, log, challenger)
+        self._challenger = challenger
         self._log = log
         self._follower = follower
         self._limits = limits or Limits()
@@ -151,6 +156,7 @@ class Sidecar:
         path, head = scope["path"], self._identified(_read(scope["headers"]))
         if path.startswith(self._versioned):
             path = self._of_served_version(path)
+            head.pop(KEY_HEADER, None)
         try:
             reply = await self._answer(path, scope["method"], head, receive)
         except Exception as error:  # the process boundary: `_refusal` logs what is ours  # noqa: BLE001
@@ -168,7 +174,7 @@ class Sidecar:
         head = self._identified(_read(headers))
         try:
             codec = self._admitted(path, head)
-            reply = self._count(self._score(codec, self._served(), head, body))
+            reply = self._count(self._score(codec, head, body))
         except Exception as error:  # the process boundary: `_refusal` logs what is ours  # noqa: BLE001
             reply = self._refusal(path, error)
         return self._told(path, "POST", head, reply, started=started, client=client)
@@ -225,10 +231,9 @@ class Sidecar:
             if not await self._arrived(receive, parts):
                 return None
             body = parts[0] if len(parts) == 1 else b"".join(parts)
-            model = self._served()
             if len(body) <= self._limits.inline_bytes:
-                return self._count(self._score(codec, model, head, body))
-            return self._count(await self._in_thread(partial(self._score, codec, model, head, body)))
+                return self._count(self._score(codec, head, body))
+            return self._count(await self._in_thread(partial(self._score, codec, head, body)))
         finally:
             telemetry.in_flight -= 1
             self._bytes_held -= sum(map(len, parts))
@@ -276,14 +281,17 @@ class Sidecar:
         if self._tokens is not None and not self._tokens.hold(head.get(b"authorization", b"")):
             raise UnauthorizedError("expected the header `Authorization: Bearer <token>` with a token known here")
 
-    def _score(self, codec: wire.Codec, model: ServedModel, head: Head, body: bytes) -> _Scored:
+    def _score(self, codec: wire.Codec, head: Head, body: bytes) -> _Scored:
         started = perf_counter()
+        model, role = self._served(), SERVED
+        if self._challenger is not None and (canary := self._challenger.canary(model, head.get(KEY_HEADER))):
+            model, role = canary, "canary"
         asked, rows = codec.read(body, head, model.rows, self._limits.rows)
         parsed = perf_counter()
         scores = rows[0](model, rows[1])
         scored = perf_counter()
         if self._log is not None:
-            self._log.add(model, rows, scores, head[_REQUEST_ID].decode())
+            self._log.add(model, rows, scores, head[_REQUEST_ID].decode(), role=role)
         content, content_type, headers = codec.write(scores, model, asked, head)
         reply = Reply(200, content, content_type, ((b"x-model-version", b"%d" % model.version), *headers))
         return _Scored(reply, len(scores), (started, parsed, scored, perf_counter()))
@@ -348,6 +356,11 @@ class Sidecar:
 
     def _status(self) -> Reply:
         status = status_of_follower(self._follower) | {"workers": self.telemetry.workers()}
+        if self._challenger is not None:
+            status["challenger"] = status_of_follower(self._challenger.follower) | {
+                "shadow_share": self._challenger.shadow_share,
+                "canary_share": self._challenger.canary_share,
+            }
         return Reply(200, orjson.dumps(status))
 
     def _described(self) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """The prediction log: what was asked and answered, as Parquet files that rotate within a bounded folder.
 
-A request adds one reference to a bounded queue; a thread of its own turns rows into columns and writes them. A file is
-renamed into place when it is whole, and holds rows of one version. Where the queue is full or the disk is, rows are
-dropped and counted: a log never costs an answer.
+A request adds one reference to a bounded queue; a thread of its own turns rows into columns and writes them, and lets
+the challenger score the rows it shadows. A file is renamed into place when it is whole, and holds rows of one version.
+Where the queue is full or the disk is, rows are dropped and counted: a log never costs an answer.
 """
 
 import logging
@@ -11,7 +11,7 @@ import random
 import threading
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import count, groupby
 from pathlib import Path
@@ -22,13 +22,17 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ml_core.clock import Clock, SystemClock
+from ml_core.errors import InputError
+from serving.challenger import Challenger
 from serving.model import ServedModel
 from serving.packing import NUMBERS, STRINGS
 from serving.rows import Feed
-from serving.wire import Rows, feed_of
+from serving.wire import Rows, feed_of, scored_by, values_of
 
 _LOG = logging.getLogger("modelflow.serving")
 _SUFFIX: Final = ".parquet"
+
+SERVED: Final = "served"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,8 @@ class LogSettings:
         A file is written when so many rows wait, or so many seconds have passed.
     queue_rows : int
         Rows that may wait; what comes on top is dropped and counted.
+    key : str
+        The column by which a row's label is found later; callers send it beside the features.
     """
 
     folder: Path
@@ -55,6 +61,7 @@ class LogSettings:
     file_rows: int = 50_000
     file_s: float = 10.0
     queue_rows: int = 200_000
+    key: str = "key"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +71,8 @@ class _Entry:
     model: ServedModel
     rows: Rows
     scores: NDArray[np.float32]
+    role: str
+    shadow: ServedModel | None = None
 
 
 class PredictionLog:
@@ -72,11 +81,14 @@ class PredictionLog:
     Attributes
     ----------
     written, dropped : int
-        Rows.
+        Rows; what a challenger could not score in the shadow is among those dropped.
     """
 
-    def __init__(self, settings: LogSettings, *, clock: Clock | None = None) -> None:
+    def __init__(
+        self, settings: LogSettings, *, clock: Clock | None = None, challenger: Challenger | None = None
+    ) -> None:
         self.settings = settings
+        self._challenger = challenger
         self.written = self.dropped = 0
         self._clock = clock or SystemClock()
         self._waiting: deque[_Entry] = deque()
@@ -87,15 +99,24 @@ class PredictionLog:
         self._thread = threading.Thread(target=self._write_on, name="prediction-log", daemon=True)
         self._thread.start()
 
-    def add(self, model: ServedModel, rows: Rows, scores: NDArray[np.float32], request_id: str) -> None:
-        """Log one request, if its lot says so and there is room."""
-        if self.settings.share < 1 and random.random() >= self.settings.share:  # noqa: S311 - a sample, no secret
+    def add(
+        self, model: ServedModel, rows: Rows, scores: NDArray[np.float32], request_id: str, *, role: str = SERVED
+    ) -> None:
+        """Log one request, if its lot says so or it has a shadow, and if there is room.
+
+        Parameters
+        ----------
+        role : {"served", "canary"}
+            As what `model` answered.
+        """
+        shadow = self._challenger.shadow(model) if self._challenger is not None and role == SERVED else None
+        if shadow is None and self.settings.share < 1 and random.random() >= self.settings.share:  # noqa: S311 - a sample
             return
         if self._rows_waiting + len(scores) > self.settings.queue_rows:
             self.dropped += len(scores)
             return
         self._rows_waiting += len(scores)
-        self._waiting.append(_Entry(self._clock.now(), request_id, model, rows, scores))
+        self._waiting.append(_Entry(self._clock.now(), request_id, model, rows, scores, role, shadow))
         if self._rows_waiting >= self.settings.file_rows:
             self._wake.set()
 
@@ -115,6 +136,7 @@ class PredictionLog:
     def _write_waiting(self) -> None:
         entries = [self._waiting.popleft() for _ in range(len(self._waiting))]
         self._rows_waiting -= sum(len(entry.scores) for entry in entries)
+        entries += self._shadows(entries)
         for _, same in groupby(sorted(entries, key=_served), key=_served):
             part = list(same)
             rows = sum(len(entry.scores) for entry in part)
@@ -125,6 +147,19 @@ class PredictionLog:
                 self.dropped += rows
                 _LOG.exception("%s rows could not be logged in %s", rows, self.settings.folder)
 
+    def _shadows(self, entries: Sequence[_Entry]) -> list[_Entry]:
+        """Return what the challenger says of the rows it shadows; what it cannot score is dropped and counted."""
+        made = []
+        for entry in entries:
+            if entry.shadow is not None:
+                try:
+                    scores = scored_by(entry.shadow, entry.model, entry.rows)
+                except InputError:
+                    self.dropped += len(entry.scores)
+                    continue
+                made.append(replace(entry, model=entry.shadow, scores=scores, role="shadow", shadow=None))
+        return made
+
     def _write(self, entries: Sequence[_Entry]) -> None:
         import pyarrow.parquet as pq  # here, because a sidecar without a log needs none of it
 
@@ -132,7 +167,8 @@ class PredictionLog:
         name = f"{last.at:%Y%m%dT%H%M%S%f}-v{last.model.version}-{os.getpid()}-{next(self._files)}"
         fresh = folder / f".{name}"
         try:
-            pq.write_table(pa.concat_tables(map(_table, entries)), fresh, compression="zstd")
+            tables = [_table(entry, self.settings.key) for entry in entries]
+            pq.write_table(pa.concat_tables(tables), fresh, compression="zstd")
             fresh.replace(folder / f"{name}{_SUFFIX}")
         finally:
             fresh.unlink(missing_ok=True)
@@ -154,7 +190,7 @@ def _served(entry: _Entry) -> tuple[int, str]:
     return entry.model.version, entry.model.ref.manifest_sha256 or ""
 
 
-def _table(entry: _Entry) -> pa.Table:
+def _table(entry: _Entry, key: str) -> pa.Table:
     """Return the rows of one request, as the model read them."""
     rows = len(entry.scores)
     feed: Feed = feed_of(entry.model, entry.rows)
@@ -173,9 +209,17 @@ def _table(entry: _Entry) -> pa.Table:
             "at": pa.array([entry.at] * rows, pa.timestamp("us", "UTC")),
             "request_id": pa.array([entry.request_id] * rows, pa.string()),
             "row": pa.array(range(rows), pa.int32()),
+            "key": pa.array(_keys(entry.rows, key, rows), pa.string()),
+            "role": pa.array([entry.role] * rows, pa.string()),
             "version": pa.array([entry.model.version] * rows, pa.int64()),
             "manifest_sha256": pa.array([entry.model.ref.manifest_sha256] * rows, pa.string()),
             "score": scores,
             "features": pa.StructArray.from_arrays(features, list(reader.signature)),
         }
     )
+
+
+def _keys(rows: Rows, column: str, count: int) -> list[str | None]:
+    """Return the rows' keys as texts; None where none came."""
+    found = values_of(rows, column) or [None] * count
+    return [None if key is None else str(key) for key in found]

@@ -51,6 +51,23 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class ChallengerSettings:
+    """The second version beside the served one; see `serving.challenger`.
+
+    Attributes
+    ----------
+    uri : str
+        Its model address.
+    shadow_share, canary_share : float
+        The share of requests that it scores, too, and the share of keys that it answers.
+    """
+
+    uri: str
+    shadow_share: float = 0.0
+    canary_share: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """What one sidecar process is told.
 
@@ -70,6 +87,8 @@ class Settings:
         Whether every request is logged, one JSON object a line.
     log : LogSettings or None
         Where and how predictions are logged.
+    challenger : ChallengerSettings or None
+        A second version beside the one that is served.
     tokens : Path or None
         A file of bearer tokens; see `serving.access`.
     certificate, key : Path or None
@@ -84,6 +103,7 @@ class Settings:
     parent: int | None = None
     access_log: bool = False
     log: LogSettings | None = None
+    challenger: ChallengerSettings | None = None
     tokens: Path | None = None
     certificate: Path | None = None
     key: Path | None = None

@@ -12,14 +12,16 @@ import signal
 import socket
 import ssl
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import uvicorn
 
-from ml_core.errors import PlatformError
+from ml_core.errors import PlatformError, ProjectError
 from ml_core.flow.read import ModelAddress
 from ml_core.process import die_with_parent
 from serving.access import Tokens
 from serving.board import Board, Peers
+from serving.challenger import Challenger
 from serving.connection import close_overdue, connections_of
 from serving.follower import Follower
 from serving.http import Sidecar
@@ -39,7 +41,7 @@ def run(settings: Settings) -> int:
     PlatformError
         The port is taken, or the files of tokens or of the certificate cannot be used.
     ProjectError
-        The model address is none.
+        The model address is none, or what is said of a challenger does not fit together.
     """
     if settings.parent is not None:
         die_with_parent(settings.parent)
@@ -47,6 +49,7 @@ def run(settings: Settings) -> int:
     address = ModelAddress.parse(settings.uri)
     tokens = Tokens(settings.tokens) if settings.tokens else None
     _check_certificate(settings)
+    _check_challenger(settings)
     _allow_many_connections()
     with contextlib.ExitStack() as held:
         listeners = [held.enter_context(contextlib.closing(each)) for each in _listen(settings)]
@@ -72,18 +75,55 @@ def _serve(
 ) -> None:
     """Be one worker."""
     follower = Follower(address, settings.tracking_uri, settings=settings.follower, peers=peers)
-    log = PredictionLog(settings.log) if settings.log else None
+    challenger = _challenger(settings)
+    log = PredictionLog(settings.log, challenger=challenger) if settings.log else None
     application = Sidecar(
-        follower, limits=settings.limits, access_log=settings.access_log, tokens=tokens, peers=peers, log=log
+        follower,
+        limits=settings.limits,
+        access_log=settings.access_log,
+        tokens=tokens,
+        peers=peers,
+        log=log,
+        challenger=challenger,
     )
     if peers is not None and peers.own_page() is not None:
         follower.step()  # it takes another's place: callers who wait for that one wait a moment longer
-    follower.start()
+    followers = [follower] if challenger is None else [follower, challenger.follower]
+    for each in followers:
+        each.start()
     try:
         Server(application, settings).run(sockets=list(listeners))
     finally:
         application.close()
-        follower.stop()
+        for each in followers:
+            each.stop()
+
+
+def _challenger(settings: Settings) -> Challenger | None:
+    told = settings.challenger
+    if told is None:
+        return None
+    # in the registry's hands alone: an old one from a cache is nobody's challenger
+    own = replace(settings.follower, cache=None, accept_new_signature=True, max_staleness_s=None)
+    follower = Follower(ModelAddress.parse(told.uri), settings.tracking_uri, settings=own)
+    return Challenger(follower, shadow_share=told.shadow_share, canary_share=told.canary_share)
+
+
+def _check_challenger(settings: Settings) -> None:
+    """Raise ProjectError unless a challenger has a part, of the same flow, that can be looked at later."""
+    told = settings.challenger
+    if told is None:
+        return
+    flow, other = ModelAddress.parse(settings.uri).flow, ModelAddress.parse(told.uri).flow
+    if flow != other:
+        raise ProjectError(f"expected a challenger of the flow {flow}, found one of {other}")
+    for name, share in (("--shadow-share", told.shadow_share), ("--canary-share", told.canary_share)):
+        if not 0 <= share <= 1:
+            raise ProjectError(f"expected {name} between 0 and 1, found {share}")
+    if not told.shadow_share and not told.canary_share:
+        raise ProjectError("expected --shadow-share or --canary-share with --challenger, found neither")
+    if told.shadow_share and settings.log is None:
+        raise ProjectError("expected --log with --shadow-share: what a shadow says goes nowhere else")
 
 
 def _patience_s(settings: Settings) -> float:

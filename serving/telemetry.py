@@ -15,6 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from serving.board import Peers
+from serving.challenger import Challenger
 from serving.follower import Follower
 from serving.log import PredictionLog
 
@@ -92,10 +93,19 @@ class Telemetry(Counts, Collector):
         The other workers of this sidecar.
     log : PredictionLog, optional
         Whose rows are told; those of this worker alone.
+    challenger : Challenger, optional
+        The second version beside the served one.
     """
 
-    def __init__(self, follower: Follower, peers: Peers | None = None, log: PredictionLog | None = None) -> None:
+    def __init__(
+        self,
+        follower: Follower,
+        peers: Peers | None = None,
+        log: PredictionLog | None = None,
+        challenger: Challenger | None = None,
+    ) -> None:
         super().__init__()
+        self._challenger = challenger
         self._log = log
         self._follower = follower
         self._peers = peers
@@ -168,6 +178,14 @@ class Telemetry(Counts, Collector):
             logged.add_metric(["written"], self._log.written)
             logged.add_metric(["dropped"], self._log.dropped)
             yield logged
+        if self._challenger is not None:
+            model = self._follower.current
+            beside = None if model is None else self._challenger.beside(model)
+            yield GaugeMetricFamily(
+                "modelflow_challenger_version",
+                "The version beside the served one; 0: none.",
+                value=beside.version if beside else 0,
+            )
         yield from self._of_follower()
 
     def _of_follower(self) -> Iterator[Metric]:

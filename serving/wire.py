@@ -145,6 +145,25 @@ def feed_of(model: ServedModel, rows: Rows) -> Feed:
     return feed
 
 
+def scored_by(model: ServedModel, first: ServedModel, rows: Rows) -> NDArray[np.float32]:
+    """Return what another model says of rows that were read for `first`; raise InputError where it cannot."""
+    score, read = rows
+    if score is ServedModel.score and list(model.signature.items()) != list(first.signature.items()):
+        raise InputError("these rows were read for the columns of the served version")
+    return score(model, read)
+
+
+def values_of(rows: Rows, column: str) -> list[Any] | None:
+    """Return what rows that have been read hold in a column, of the model's or not; None where it cannot be told."""
+    score, read = rows
+    if score is _score_row:
+        return [read.get(column)]
+    if score is _score_records:
+        return [record.get(column) for record in read]
+    found = read.get(column) if score is _score_columns else None
+    return None if found is None else [getattr(value, "as_py", lambda value=value: value)() for value in found]
+
+
 def _score_row(model: ServedModel, row: Mapping[str, Any]) -> NDArray[np.float32]:
     return np.array([model.score_row(row)], np.float32)
 

@@ -95,6 +95,7 @@ class FeatureStore:
     """
 
     def __init__(self, flow: Flow, *, root: Path, home: Path, wait_s: float = 60.0) -> None:
+        self.home = home
         self.directory = home / "flows" / flow.name
         self.log = EventLog(self.directory / "log")
         self.waited_s = 0.0

@@ -76,16 +76,16 @@ def flows(as_json: AsJson = False) -> None:
                 "trained_through": champion and champion.trained_through,
             }
         )
-    _print(rows, as_json=as_json)
+    print_rows(rows, as_json=as_json)
 
 
 def versions(flow: FlowName, as_json: AsJson = False) -> None:
     """List the versions of a flow."""
     found = opened(flow).versions(flow)
     if as_json:
-        _print([asdict(version) for version in found], as_json=True)
+        print_rows([asdict(version) for version in found], as_json=True)
         return
-    _print(
+    print_rows(
         [
             {name: getattr(version, name) for name in _COLUMNS}
             | {"log loss": version.metrics.get("log_loss"), "verdict": _judged(version)}
@@ -105,7 +105,7 @@ def show(
     found = chosen(registry, flow, version)
     about = [entry for entry in registry.ledger.entries(flow) if found.version in {entry.version, entry.champion}]
     if as_json:
-        _print([asdict(found) | {"history": [told(entry) for entry in about]}], as_json=True)
+        print_rows([asdict(found) | {"history": [told(entry) for entry in about]}], as_json=True)
         return
     facts = {name: value for name, value in asdict(found).items() if name not in {"metrics", "verdict"}}
     _facts(facts | {f"metric {name}": f"{value:.6g}" for name, value in sorted(found.metrics.items())})
@@ -113,7 +113,7 @@ def show(
         reasons = "; ".join(found.verdict.reasons) or f"{found.verdict.policy} on {found.verdict.rows} rows"
         figures = {f"gate {name}": f"{value:.6g}" for name, value in sorted(found.verdict.figures.items())}
         _facts({"verdict": _judged(found), "reason": reasons} | figures)
-    _print([_row(entry) for entry in about], as_json=False)
+    print_rows([_row(entry) for entry in about], as_json=False)
 
 
 def diff(
@@ -126,7 +126,7 @@ def diff(
     registry = opened(flow)
     found = difference(registry, registry.version(flow, a), registry.version(flow, b))
     if as_json:
-        _print([asdict(found)], as_json=True)
+        print_rows([asdict(found)], as_json=True)
         return
     _facts(
         {
@@ -140,7 +140,7 @@ def diff(
         )
     )
     metrics = [{"metric": name, str(a): ours, str(b): theirs} for name, (ours, theirs) in found.metrics.items()]
-    _print(metrics, as_json=False)
+    print_rows(metrics, as_json=False)
 
 
 def history(
@@ -150,7 +150,7 @@ def history(
 ) -> None:
     """Tell what happened to a flow, from its ledger: when, who, what, why."""
     entries = opened(flow).ledger.entries(flow, limit=last)
-    _print([told(entry) if as_json else _row(entry) for entry in entries], as_json=as_json)
+    print_rows([told(entry) if as_json else _row(entry) for entry in entries], as_json=as_json)
 
 
 def at(
@@ -165,7 +165,7 @@ def at(
     since = None if made.champion is None else ledger.became(flow, made.champion, until=made.number)
     answer = {"flow": flow, "time": instant, "version": made.champion, "since": since and since.settled_at}
     if as_json:
-        _print([answer | {"entry": since and told(since)}], as_json=True)
+        print_rows([answer | {"entry": since and told(since)}], as_json=True)
     elif since is None:
         typer.echo(f"{flow} served no version at {instant}")
     else:
@@ -196,7 +196,7 @@ def _facts(facts: Mapping[str, Any]) -> None:
     Console().print(table)
 
 
-def _print(rows: list[dict[str, Any]], *, as_json: bool) -> None:
+def print_rows(rows: list[dict[str, Any]], *, as_json: bool) -> None:
     """Print rows as a table, or as one JSON object per line."""
     if as_json:
         for row in rows:

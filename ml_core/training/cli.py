@@ -13,12 +13,15 @@ from pydantic import TypeAdapter, ValidationError
 from ml_core.clock import SystemClock
 from ml_core.data.ingest import take_in_all
 from ml_core.data.store import FeatureStore
-from ml_core.errors import VersionNotFoundError
-from ml_core.flow.cli import AsJson, FlowName, as_instant, chosen, opened
+from ml_core.errors import ProjectError, VersionNotFoundError
+from ml_core.flow.cli import AsJson, FlowName, as_instant, chosen, opened, print_rows
 from ml_core.flow.moving import say
+from ml_core.flow.read import open_registry
 from ml_core.flow.registry import registry_of
 from ml_core.project import Duration, load_project
+from ml_core.training.answers import Answers, table
 from ml_core.training.card import CARD_FILE, files_of
+from ml_core.training.evaluation import evidence_of
 from ml_core.training.freshness import freshness as sync_intervals
 from ml_core.training.full import train_full
 from ml_core.training.gate import judge_and_promote
@@ -28,6 +31,7 @@ from ml_core.training.tuning import grid_of
 from ml_core.training.tuning import tune as tune_flow
 
 _TOLD = ("loss", "auc", "brier", "accuracy", "r2", "calibration_error")
+_TIMEOUT_S = 30.0
 _INTERVALS = ("never", "7 days", "1 day", "1 hour", "0 hours")
 
 
@@ -204,6 +208,32 @@ def reproduce(
         raise typer.Exit(1)
 
 
+def answers(flow: FlowName, as_json: AsJson = False) -> None:
+    """Tell how each version did on the requests it answered, by the labels known since; score some of them again."""
+    project = load_project()
+    found = project.flow(flow)
+    if found.serving.prediction_log is None:
+        raise ProjectError(
+            f"flow {flow}: expected prediction_log under [flows.{flow}.serving], the sidecars' log folder"
+        )
+    log = Answers(found, FeatureStore(found, root=project.root, home=project.home))
+    registry = registry_of(project)
+    head = registry.head(flow)
+    told = list(table(log.live(None if head is None else evidence_of(registry, head).task)))
+    reader = open_registry(project.tracking_uri, timeout_s=_TIMEOUT_S)
+    try:
+        parity = log.parity(reader)
+    finally:
+        reader.close()
+    print_rows(told, as_json=as_json)
+    if as_json:
+        typer.echo(json.dumps({"parity": asdict(parity)}))
+    else:
+        typer.echo(f"{parity.rows} rows scored again, {parity.mismatched} did not agree {'; '.join(parity.reasons)}")
+    if parity.mismatched:
+        raise typer.Exit(1)
+
+
 def promote(
     flow: FlowName,
     version: Annotated[int, typer.Argument(help="its number")],
@@ -220,7 +250,9 @@ def promote(
         return
     found = registry.version(flow, version)
     if found.stage != "Production":
-        judge_and_promote(load_project().flow(flow), registry, found)
+        project = load_project()
+        store = FeatureStore(project.flow(flow), root=project.root, home=project.home)
+        judge_and_promote(project.flow(flow), registry, found, Answers(project.flow(flow), store))
     entry = registry.ledger.last(flow)
     say(entry, as_json=as_json)
     if entry.kind == "refuse":

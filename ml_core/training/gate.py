@@ -25,11 +25,12 @@ from ml_core.flow.registry import Registry
 from ml_core.flow.verdict import Verdict
 from ml_core.flow.version import ModelVersion
 from ml_core.project import Flow, GateSettings
+from ml_core.training.answers import Answers, heard
 from ml_core.training.card import tell
 from ml_core.training.evaluation import KeepsEvidence, ScoredSlice, evidence_of
+from ml_core.training.intervals import paired_interval
 from ml_core.training.tasks import figures, row_loss
 
-_RESAMPLES = 1_000
 _TIMED = 101
 
 
@@ -39,11 +40,16 @@ class _Versions(KeepsEvidence, Protocol):
     def version(self, flow: str, number: int) -> ModelVersion: ...
 
 
-def judge_and_promote(flow: Flow, registry: Registry, version: ModelVersion) -> Verdict:
+def judge_and_promote(flow: Flow, registry: Registry, version: ModelVersion, answers: Answers | None = None) -> Verdict:
     """Judge `version` against the champion of its flow and carry the verdict out.
 
     An accepted version enters Production; a refused one is archived with its reasons, and its examples will be
     learned again by the next child of the head.
+
+    Parameters
+    ----------
+    answers : Answers, optional
+        What both versions said of live requests, where the challenger was in the champion's shadow.
 
     Raises
     ------
@@ -55,6 +61,9 @@ def judge_and_promote(flow: Flow, registry: Registry, version: ModelVersion) -> 
         with registry.proved(version) as package:
             latency_ms = row_latency_ms(package)
             verdict = _verdict(flow.gate, registry, version, champion, latency_ms=latency_ms)
+        if answers is not None and answers.folder is not None and champion is not None:
+            live = answers.compared(version.version, champion.version, flow.gate.max_rows)
+            verdict = heard(flow.gate, verdict, live, evidence_of(registry, version).task)
     except PackageError as error:
         verdict = Verdict(accepted=False, policy="verification", rows=0, reasons=(str(error),), figures={})
     if verdict.accepted:
@@ -128,21 +137,6 @@ def judge(
                 f" interval), less than {margin:+.5f} wanted for {policy}"
             )
     return Verdict(accepted=not reasons, policy=policy, rows=rows, reasons=tuple(reasons), figures=shown)
-
-
-def paired_interval(differences: NDArray[np.float64], *, confidence: float, seed: int = 0) -> tuple[float, float]:
-    """Return the block-bootstrap interval of the mean of `differences`, shape (n_rows,), in row order.
-
-    Blocks hold about ``n_rows ** (1/3)`` consecutive rows; 1,000 resamples. Deterministic for a given `seed`.
-    """
-    length = max(1, round(differences.size ** (1 / 3)))
-    blocks = np.array_split(differences, max(1, differences.size // length))
-    sums = np.array([block.sum() for block in blocks])
-    sizes = np.array([block.size for block in blocks])
-    drawn = np.random.default_rng(seed).integers(0, sums.size, size=(_RESAMPLES, sums.size))
-    means = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
-    lower, upper = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(lower), float(upper)
 
 
 def score_shift(challenger: ScoredSlice, champion: NDArray[np.float64]) -> float:

@@ -17,7 +17,7 @@ from ml_core.flow.package import Package, as_feed
 from ml_core.flow.registry import Registry
 from ml_core.flow.version import ModelVersion
 from ml_core.project import Flow
-from ml_core.training.gate import paired_interval
+from ml_core.training.intervals import paired_interval
 from ml_core.training.tasks import Task, row_loss
 
 WHO = "live loss check"

@@ -16,6 +16,7 @@ from ml_core.flow.version import ModelVersion
 from ml_core.pipeline import PipelineModel
 from ml_core.project import Flow
 from ml_core.training import passes
+from ml_core.training.answers import Answers
 from ml_core.training.card import tell
 from ml_core.training.evaluation import evidence_of
 from ml_core.training.full import train_full
@@ -50,7 +51,7 @@ def settle(
         head = registry.head(flow.name)
         if head is None or not left_behind(version, head):
             try:
-                return version, judge_and_promote(flow, registry, version)
+                return version, judge_and_promote(flow, registry, version, Answers(flow, store))
             except HeadMovedError:
                 continue  # look again: it may be behind now
         rebased = _rebase(flow, store, registry, version, head=head, tags=tags or {})

@@ -18,7 +18,7 @@ WAIT_MS = 60_000
 @pytest.mark.browser
 @pytest.mark.slow
 @pytest.mark.usefixtures("chromium")
-def test_a_run_launched_in_the_pages_leaves_its_model_card_there(platform: Running) -> None:  # noqa: F811 - a fixture
+def test_a_run_launched_in_the_pages_leaves_its_model_card_there(platform: Running) -> None:
     """What a person does on the first day: press the button, wait, and read what came of it."""
     pictures = runpy.run_path(str(ROOT / "scripts" / "screenshots.py"))
     dagster = f"http://127.0.0.1:{platform.port}"
@@ -42,7 +42,7 @@ def test_a_run_launched_in_the_pages_leaves_its_model_card_there(platform: Runni
     assert "dagster/schedule_name" not in run.tags
 
 
-def _ended(platform: Running, run_id: str) -> bool:  # noqa: F811 - a fixture's name
+def _ended(platform: Running, run_id: str) -> bool:
     run = platform.instance.get_run_by_id(run_id)
     if run is not None and run.status is dg.DagsterRunStatus.FAILURE:
         pytest.fail(f"the run {run_id} failed")

@@ -9,7 +9,8 @@ from sklearn.metrics import log_loss
 
 from ml_core.project import GateSettings
 from ml_core.training.evaluation import ScoredSlice
-from ml_core.training.gate import judge, paired_interval, score_shift
+from ml_core.training.gate import judge, score_shift
+from ml_core.training.intervals import paired_interval
 
 SETTINGS = GateSettings()
 ROWS = 10_000
