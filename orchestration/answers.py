@@ -43,6 +43,7 @@ def answers_asset(flow: Flow) -> dg.AssetsDefinition:
             registry, answers = platform.registry(), Answers(flow, platform.store(flow))
             head = registry.head(flow.name)
             found = answers.live(None if head is None else evidence_of(registry, head).task)
+            answers.tell(found)
             read = open_registry(platform.project().tracking_uri, timeout_s=30)
             try:
                 parity = answers.parity(read)

@@ -6,7 +6,8 @@ POST /v2/models/{flow}/infer              the Open Inference Protocol; also `/v2
                                           and under `.../versions/{version}` for the version that is served
 GET /ping, /health, /v2/health/ready      200 if and only if a verified model is loaded
 GET /v2/health/live                       200 while the follower follows
-GET /version, /status                     the served version; everything the follower knows, for programs and people
+GET /                                     the page: version, swaps, traffic and live figures, for people
+GET /version, /status                     the served version; everything the sidecar knows, for programs
 GET /metrics                              for Prometheus
 GET /docs, /openapi.json                  this table, with every body and answer
 ========================================  ========================================================================
@@ -24,6 +25,7 @@ from functools import partial
 from http import HTTPStatus
 from itertools import count
 from os import getpid
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -60,7 +62,11 @@ _JSON = b"application/json"
 _REQUEST_ID = b"x-request-id"
 _BATCH_THREADS = 2
 _LONGEST_ID = 128
-_OPEN_TO_ALL = frozenset(("/ping", "/health", "/v2/health/ready", "/v2/health/live"))
+_OPEN_TO_ALL = frozenset(("/", "/ping", "/health", "/v2/health/ready", "/v2/health/live"))
+_PAGE = Path(__file__).with_name("page.html").read_bytes()  # it holds nothing: what it shows it asks /status for
+_PAGE_HEADERS = (
+    (b"content-security-policy", b"default-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"),
+)
 _READ = frozenset(
     (b"content-type", b"content-length", b"content-encoding", b"accept", b"authorization", _REQUEST_ID, KEY_HEADER)
 ) | {inference.JSON_LENGTH}
@@ -136,6 +142,7 @@ class Sidecar:
             "/v2/health/live": self._live,
             "/v2": lambda: Reply(200, inference.SERVER),
             model: self._metadata,
+            "/": lambda: Reply(200, _PAGE, b"text/html; charset=utf-8", _PAGE_HEADERS),
             "/version": self._version,
             "/status": self._status,
             "/metrics": lambda: Reply(200, self.telemetry.render(), CONTENT_TYPE),
@@ -355,7 +362,11 @@ class Sidecar:
         return Reply(200, orjson.dumps(self._served().described()))
 
     def _status(self) -> Reply:
-        status = status_of_follower(self._follower) | {"workers": self.telemetry.workers()}
+        status = status_of_follower(self._follower) | {
+            "workers": self.telemetry.workers(),
+            "traffic": self.telemetry.traffic(),
+            "live": self._log.live() if self._log is not None else None,
+        }
         if self._challenger is not None:
             status["challenger"] = status_of_follower(self._challenger.follower) | {
                 "shadow_share": self._challenger.shadow_share,

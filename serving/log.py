@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import orjson
 import pyarrow as pa
 from numpy.typing import NDArray
 
@@ -33,6 +34,8 @@ _LOG = logging.getLogger("modelflow.serving")
 _SUFFIX: Final = ".parquet"
 
 SERVED: Final = "served"
+LIVE: Final = "live.json"
+"""Written beside the log by whoever joins it with its labels; see `ml_core.training.answers`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +122,13 @@ class PredictionLog:
         self._waiting.append(_Entry(self._clock.now(), request_id, model, rows, scores, role, shadow))
         if self._rows_waiting >= self.settings.file_rows:
             self._wake.set()
+
+    def live(self) -> Any:
+        """Return how versions did by the labels known so far, as far as somebody has written it beside the log."""
+        try:
+            return orjson.loads((self.settings.folder / LIVE).read_bytes())
+        except (OSError, ValueError):  # nobody has joined any labels yet
+            return None
 
     def close(self) -> None:
         """Write what waits and end."""

@@ -17,6 +17,7 @@ _ARROW: Final = "application/vnd.apache.arrow.stream"
 
 # address under the model's own, what it is for, the statuses it is answered with
 _SHOWN: Final = (
+    ("/", "the page: version, swaps, traffic, live figures", ("200",)),
     ("/ping", "200 if and only if a verified model is loaded", ("200", "503")),
     ("/health", "the same", ("200", "503")),
     ("/v2/health/ready", "the same", ("200", "503")),
@@ -30,7 +31,7 @@ _SHOWN: Final = (
     ("/openapi.json", "this description for programs", ("200", "401")),
     ("/docs", "this description for people", ("200", "401")),
 )
-_MEDIA_TYPES: Final = {"/metrics": "text/plain", "/docs": "text/html"}
+_MEDIA_TYPES: Final = {"/metrics": "text/plain", "/docs": "text/html", "/": "text/html"}
 
 
 def document(flow: str, model: ServedModel | None) -> dict[str, Any]:

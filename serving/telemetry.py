@@ -38,6 +38,15 @@ class Latency:
         self.counts[bisect_left(_BUCKETS_S, seconds)] += 1
         self.total_s += seconds
 
+    def quantile(self, share: float) -> float | None:
+        """Return the upper bound of the bucket that holds a quantile; None before anything was counted."""
+        total, wanted = 0, share * sum(self.counts)
+        for bound, count in zip((*_BUCKETS_S, _BUCKETS_S[-1]), self.counts, strict=True):
+            total += count
+            if total and total >= wanted:
+                return bound
+        return None
+
     def buckets(self) -> list[tuple[str, float]]:
         """Return the cumulative counts as Prometheus wants them."""
         total, bounds = 0, []
@@ -137,6 +146,18 @@ class Telemetry(Counts, Collector):
         """Return who all workers are, as of a second ago."""
         others = self._peers.others() if self._peers is not None else ()
         return [self.described(), *({name: page[name] for name in self.described()} for page in others)]
+
+    def traffic(self) -> dict[str, float | None]:
+        """Return what all workers answered, and the bounds of the buckets that hold the scoring time's quantiles."""
+        total = self._all()
+        score = total.phases["score"]
+        return {
+            "requests": sum(total.requests.values()),
+            "errors": sum(total.errors.values()),
+            "rows": total.rows,
+            "score_p50_s": score.quantile(0.5),
+            "score_p99_s": score.quantile(0.99),
+        }
 
     def _all(self) -> Counts:
         total = Counts()

@@ -5,6 +5,7 @@ feature store's own label join gave that key, whenever it arrived; there is no s
 scored the same requests, one served and one in its shadow, are compared row by row, and the gate hears of it.
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +26,8 @@ from ml_core.training.tasks import Task, figures, row_loss
 
 Compared = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
 """Labels, and what a challenger and a champion said of the same rows."""
+
+LIVE_FILE = "live.json"
 
 _ATTEMPTS = 5
 _PARITY_FILES = 20
@@ -121,6 +124,13 @@ class Answers:
         rows = self._asked(_BOTH, {"challenger": challenger, "champion": champion, "most": most})[::-1]
         labels, ours, theirs = (np.array([row[place] for row in rows], np.float64) for place in range(3))
         return labels, ours, theirs
+
+    def tell(self, found: list[Answered]) -> None:
+        """Write what `live` found beside the log, where the sidecar's page shows it."""
+        if self.folder is not None and self.folder.exists():
+            part = self.folder / ".live.part"
+            part.write_text(json.dumps(list(table(found))), encoding="utf-8")
+            part.replace(self.folder / LIVE_FILE)
 
     def parity(self, registry: RegistryReader) -> Parity:
         """Score the newest files of the log again from the registry's packages."""

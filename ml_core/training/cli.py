@@ -219,7 +219,9 @@ def answers(flow: FlowName, as_json: AsJson = False) -> None:
     log = Answers(found, FeatureStore(found, root=project.root, home=project.home))
     registry = registry_of(project)
     head = registry.head(flow)
-    told = list(table(log.live(None if head is None else evidence_of(registry, head).task)))
+    live = log.live(None if head is None else evidence_of(registry, head).task)
+    log.tell(live)
+    told = list(table(live))
     reader = open_registry(project.tracking_uri, timeout_s=_TIMEOUT_S)
     try:
         parity = log.parity(reader)
