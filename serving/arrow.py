@@ -10,7 +10,6 @@ from typing import Any, Final
 import flatbuffers
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from flatbuffers.number_types import UOffsetTFlags
 from numpy.typing import NDArray
 
@@ -102,6 +101,8 @@ def _check_column(name: str, column: pa.ChunkedArray) -> None:
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
         if _is_text(kind):
+            import pyarrow.compute as pc  # here, because it costs a start a tenth of a second
+
             lengths = (
                 pc.sum(pc.binary_length(chunk.dictionary).take(chunk.indices)).as_py() for chunk in column.chunks
             )
