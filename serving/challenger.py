@@ -11,7 +11,7 @@ version that needs other columns than callers send, there is none.
 import random
 from hashlib import sha256
 
-from serving.follower import Follower
+from serving.following import Following
 from serving.model import ServedModel
 
 KEY_HEADER = b"x-canary-key"
@@ -23,7 +23,7 @@ class Challenger:
 
     Parameters
     ----------
-    follower : Follower
+    follower : Following
         Of the second model address.
     shadow_share : float
         The share of requests, by lot, that are scored by both.
@@ -31,7 +31,7 @@ class Challenger:
         The share of keys that are answered by the challenger.
     """
 
-    def __init__(self, follower: Follower, *, shadow_share: float = 0.0, canary_share: float = 0.0) -> None:
+    def __init__(self, follower: Following, *, shadow_share: float = 0.0, canary_share: float = 0.0) -> None:
         self.follower = follower
         self.shadow_share = shadow_share
         self.canary_share = canary_share

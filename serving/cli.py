@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from serving.follower import FollowerSettings
+from serving.following import FollowerSettings
 from serving.log import LogSettings
 from serving.settings import ChallengerSettings, Limits, Settings, default_tracking_uri
 

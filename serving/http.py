@@ -43,7 +43,7 @@ from serving import arrow, inference, openapi, wire
 from serving.access import Tokens
 from serving.board import Peers
 from serving.challenger import KEY_HEADER, Challenger
-from serving.follower import Follower
+from serving.following import Following
 from serving.log import SERVED, PredictionLog
 from serving.model import ServedModel
 from serving.settings import Limits
@@ -96,7 +96,7 @@ class Sidecar:
 
     Parameters
     ----------
-    follower : Follower
+    follower : Following
     limits : Limits
     access_log : bool
         Whether every request is logged.
@@ -117,7 +117,7 @@ class Sidecar:
 
     def __init__(
         self,
-        follower: Follower,
+        follower: Following,
         *,
         limits: Limits | None = None,
         access_log: bool = False,

@@ -34,6 +34,7 @@ _LOG = logging.getLogger("modelflow.serving")
 _SUFFIX: Final = ".parquet"
 
 SERVED: Final = "served"
+STREAMED: Final = "streamed"
 LIVE: Final = "live.json"
 """Written beside the log by whoever joins it with its labels; see `ml_core.training.answers`."""
 
@@ -197,7 +198,12 @@ class PredictionLog:
 
 
 def _served(entry: _Entry) -> tuple[int, str]:
-    return entry.model.version, entry.model.ref.manifest_sha256 or ""
+    return _version(entry.model), entry.model.ref.manifest_sha256 or ""
+
+
+def _version(model: ServedModel) -> int:
+    """Return the registry's number: of a streamed model that of the version its learner started from."""
+    return model.version if model.parameters is None else int(model.ref.tags["parent"])
 
 
 def _table(entry: _Entry, key: str) -> pa.Table:
@@ -220,8 +226,8 @@ def _table(entry: _Entry, key: str) -> pa.Table:
             "request_id": pa.array([entry.request_id] * rows, pa.string()),
             "row": pa.array(range(rows), pa.int32()),
             "key": pa.array(_keys(entry.rows, key, rows), pa.string()),
-            "role": pa.array([entry.role] * rows, pa.string()),
-            "version": pa.array([entry.model.version] * rows, pa.int64()),
+            "role": pa.array([entry.role if entry.model.parameters is None else STREAMED] * rows, pa.string()),
+            "version": pa.array([_version(entry.model)] * rows, pa.int64()),
             "manifest_sha256": pa.array([entry.model.ref.manifest_sha256] * rows, pa.string()),
             "score": scores,
             "features": pa.StructArray.from_arrays(features, list(reader.signature)),

@@ -42,6 +42,8 @@ class ServedModel:
         Whether it came from the local cache while the registry could not give it.
     scorers : Scorers or None
         Say what the graph says of a row or of columns, much faster; None where it is not a sum over columns.
+    parameters : mapping of str to ndarray, or None
+        The numbers of a streamed model, bound to its graph's inputs with every call.
     """
 
     ref: VersionRef
@@ -50,6 +52,7 @@ class ServedModel:
     loaded_at: datetime
     from_cache: bool = False
     scorers: Scorers | None = None
+    parameters: Mapping[str, NDArray[Any]] | None = None
 
     @property
     def version(self) -> int:
@@ -81,8 +84,9 @@ class ServedModel:
         """
         if not next(iter(feed.values())).shape[1]:
             return np.empty(0, np.float32)
+        inputs = feed if self.parameters is None else {**feed, **self.parameters}
         try:
-            scores: NDArray[np.float32] = self.session.run(_OUTPUTS, feed)[0]
+            scores: NDArray[np.float32] = self.session.run(_OUTPUTS, inputs)[0]
         except UnicodeEncodeError as error:
             raise InputError(f"expected valid Unicode in every string, found {error.object[:40]!a}") from error
         finite = np.isfinite(scores)
@@ -186,3 +190,13 @@ def warm_up(model: ServedModel) -> None:
             raise PackageError(
                 f"{model.ref.flow} version {model.version}: expected a finite score for a row of nulls, found: {error}"
             ) from error
+
+
+def check_signature(served: ServedModel, model: ServedModel) -> None:
+    """Raise PackageError when callers of the served model would be refused by the new one."""
+    new = {name: kind for name, kind in model.signature.items() if served.signature.get(name) != kind}
+    if new:
+        raise PackageError(
+            f"{model.ref.flow} version {model.version}: it needs columns that version {served.version} does not:"
+            f" {new}; once callers send them, start with --accept-new-signature"
+        )

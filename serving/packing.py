@@ -34,12 +34,14 @@ def packed_graph(graph: bytes, signature: Mapping[str, str]) -> bytes:
     Parameters
     ----------
     graph : bytes
-        A verified graph.
+        A verified graph; inputs that are no columns stay as they are.
     signature : mapping of str to str
         Its columns in order; a matrix holds those of its kind in this order.
     """
     model = onnx.load_model_from_string(graph)
+    kept = [given for given in model.graph.input if given.name not in signature]  # parameters of a streamed model
     del model.graph.input[:]
+    model.graph.input.extend(kept)
     for matrix, kind, element in _INPUTS:
         columns = [name for name, of in signature.items() if of == kind]
         if not columns:

@@ -16,8 +16,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ml_core.errors import InputError, NotReadyError
-from ml_core.flow.read import ModelAddress
-from serving.follower import Follower, FollowerSettings
+from serving.addresses import follower_of
+from serving.following import FollowerSettings
 from serving.model import ServedModel
 from serving.settings import default_tracking_uri
 
@@ -61,7 +61,7 @@ class LocalPredictor:
     ----------
     uri : str
         ``models:/<flow>/Production``, ``models:/<flow>@champion`` or ``models:/<flow>/<number>``; a number is loaded
-        once and never followed.
+        once and never followed. Or ``kafka://host:port/<flow>.model``, the weights a resident learner streams.
     tracking_uri : str, optional
         The MLflow registry; by default ``MLFLOW_TRACKING_URI``, or ``http://127.0.0.1:5000``.
     poll_interval_s : float
@@ -98,7 +98,7 @@ class LocalPredictor:
             accept_new_signature=accept_new_signature,
             refuse_extra=refuse_extra,
         )
-        self.follower = Follower(ModelAddress.parse(uri), tracking_uri or default_tracking_uri(), settings=settings)
+        self.follower = follower_of(uri, tracking_uri or default_tracking_uri(), settings=settings)
         try:
             self.follower.load_first()
         except NotReadyError:

@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from serving.follower import FollowerSettings
+from serving.following import FollowerSettings
 from serving.log import LogSettings
 
 

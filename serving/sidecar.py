@@ -17,13 +17,12 @@ from dataclasses import replace
 import uvicorn
 
 from ml_core.errors import PlatformError, ProjectError
-from ml_core.flow.read import ModelAddress
 from ml_core.process import die_with_parent
 from serving.access import Tokens
+from serving.addresses import flow_of, follower_of
 from serving.board import Board, Peers
 from serving.challenger import Challenger
 from serving.connection import close_overdue, connections_of
-from serving.follower import Follower
 from serving.http import Sidecar
 from serving.log import PredictionLog
 from serving.settings import Settings
@@ -46,7 +45,7 @@ def run(settings: Settings) -> int:
     if settings.parent is not None:
         die_with_parent(settings.parent)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    address = ModelAddress.parse(settings.uri)
+    flow_of(settings.uri)  # an address that is none is told before anything is begun
     tokens = Tokens(settings.tokens) if settings.tokens else None
     _check_certificate(settings)
     _check_challenger(settings)
@@ -56,25 +55,24 @@ def run(settings: Settings) -> int:
         scheme = "https" if settings.certificate else "http"
         _LOG.info("listening on %s://%s:%s, following %s", scheme, settings.host, settings.port, settings.uri)
         if settings.workers == 1:
-            _serve(settings, address, tokens, listeners, None)
+            _serve(settings, tokens, listeners, None)
             return 0
         board = Board(settings.workers)
 
         def work(worker: int, own: Sequence[socket.socket]) -> None:
-            _serve(settings, address, tokens, own, Peers(board, worker, patience_s=_patience_s(settings)))
+            _serve(settings, tokens, own, Peers(board, worker, patience_s=_patience_s(settings)))
 
         return Workers(listeners, board, work, drain_s=settings.limits.drain_s).run()
 
 
 def _serve(
     settings: Settings,
-    address: ModelAddress,
     tokens: Tokens | None,
     listeners: Sequence[socket.socket],
     peers: Peers | None,
 ) -> None:
     """Be one worker."""
-    follower = Follower(address, settings.tracking_uri, settings=settings.follower, peers=peers)
+    follower = follower_of(settings.uri, settings.tracking_uri, settings=settings.follower, peers=peers)
     challenger = _challenger(settings)
     log = PredictionLog(settings.log, challenger=challenger) if settings.log else None
     application = Sidecar(
@@ -105,7 +103,7 @@ def _challenger(settings: Settings) -> Challenger | None:
         return None
     # in the registry's hands alone: an old one from a cache is nobody's challenger
     own = replace(settings.follower, cache=None, accept_new_signature=True, max_staleness_s=None)
-    follower = Follower(ModelAddress.parse(told.uri), settings.tracking_uri, settings=own)
+    follower = follower_of(told.uri, settings.tracking_uri, settings=own)
     return Challenger(follower, shadow_share=told.shadow_share, canary_share=told.canary_share)
 
 
@@ -114,7 +112,7 @@ def _check_challenger(settings: Settings) -> None:
     told = settings.challenger
     if told is None:
         return
-    flow, other = ModelAddress.parse(settings.uri).flow, ModelAddress.parse(told.uri).flow
+    flow, other = flow_of(settings.uri), flow_of(told.uri)
     if flow != other:
         raise ProjectError(f"expected a challenger of the flow {flow}, found one of {other}")
     for name, share in (("--shadow-share", told.shadow_share), ("--canary-share", told.canary_share)):

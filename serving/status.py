@@ -3,10 +3,10 @@
 import time
 from typing import Any
 
-from serving.follower import Follower
+from serving.following import Following
 
 
-def status_of_follower(follower: Follower) -> dict[str, Any]:
+def status_of_follower(follower: Following) -> dict[str, Any]:
     """Return everything a follower knows about itself, as JSON values."""
     model = follower.current
     return {

@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 
 from serving.board import Peers
 from serving.challenger import Challenger
-from serving.follower import Follower
+from serving.following import Following
 from serving.log import PredictionLog
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
@@ -97,7 +97,7 @@ class Telemetry(Counts, Collector):
 
     Parameters
     ----------
-    follower : Follower
+    follower : Following
     peers : Peers, optional
         The other workers of this sidecar.
     log : PredictionLog, optional
@@ -108,7 +108,7 @@ class Telemetry(Counts, Collector):
 
     def __init__(
         self,
-        follower: Follower,
+        follower: Following,
         peers: Peers | None = None,
         log: PredictionLog | None = None,
         challenger: Challenger | None = None,

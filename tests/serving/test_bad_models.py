@@ -16,7 +16,8 @@ from ml_core.errors import InputError, PackageError
 from ml_core.flow.package import GOLDEN, GRAPH, MANIFEST, SIGNATURE, file_digest, verify_package, write_package
 from ml_core.flow.read import ModelAddress, VersionRef
 from ml_core.pipeline import PipelineModel
-from serving.follower import Follower, FollowerSettings
+from serving.follower import Follower
+from serving.following import FollowerSettings
 from tests.pipeline.examples import ESTIMATORS, SCHEMA, STAGES, labels, pipeline, rows
 from tests.serving.asking import ROW, scores_of
 

@@ -11,7 +11,8 @@ import pytest
 from ml_core.errors import ProjectError
 from ml_core.flow.read import ModelAddress
 from serving.challenger import Challenger
-from serving.follower import Follower, FollowerSettings
+from serving.follower import Follower
+from serving.following import FollowerSettings
 from serving.http import Sidecar
 from serving.log import LogSettings, PredictionLog
 from serving.settings import ChallengerSettings, Settings

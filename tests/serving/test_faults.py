@@ -13,7 +13,8 @@ import pytest
 
 from ml_core.clock import ManualClock
 from ml_core.flow.read import ModelAddress
-from serving.follower import Follower, FollowerSettings
+from serving.follower import Follower
+from serving.following import FollowerSettings
 from serving.http import Sidecar
 from tests.serving.asking import ROW, ask_application, scores_of
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from ml_core.errors import NotReadyError, RegistryDownError
 from ml_core.flow.package import GOLDEN, GRAPH, MANIFEST, SIGNATURE
 from ml_core.flow.read import ModelAddress, VersionRef
-from serving.follower import NEXT, Follower, FollowerSettings, State
+from serving.follower import Follower
+from serving.following import NEXT, FollowerSettings, State
 
 PRODUCTION = ModelAddress.parse("models:/f/Production")
 

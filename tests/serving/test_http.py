@@ -377,7 +377,7 @@ def test_age_is_told_and_limits_readiness_where_a_limit_is_set(registry: Any) ->
 
     from ml_core.clock import ManualClock
     from ml_core.flow.read import ModelAddress
-    from serving.follower import FollowerSettings
+    from serving.following import FollowerSettings
 
     registry.add(7)
     registry.promote(7)
