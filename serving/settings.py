@@ -111,6 +111,15 @@ class Settings:
     limits: Limits = field(default_factory=Limits)
 
 
+def kafka_environment() -> dict[str, str]:
+    """Return how to prove oneself to a broker: the environment's ``KAFKA_*``, without the broker's own address."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith("KAFKA_") and name != "KAFKA_BOOTSTRAP_SERVERS"
+    }
+
+
 def default_tracking_uri() -> str:
     """Return the registry of the environment, or MLflow's own default port on this machine."""
     return os.environ.get("MLFLOW_TRACKING_URI") or "http://127.0.0.1:5000"

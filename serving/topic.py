@@ -11,7 +11,6 @@ sidecar follows by itself: waiting for one another would cost more than the seco
 
 import json
 import logging
-import os
 import random
 import re
 import time
@@ -31,6 +30,7 @@ from serving.following import Following, State
 from serving.model import ServedModel, check_signature, warm_up
 from serving.packing import open_session, packed_graph
 from serving.rows import RowReader
+from serving.settings import kafka_environment
 
 if TYPE_CHECKING:
     from kafka import KafkaConsumer
@@ -80,8 +80,7 @@ class TopicFollower(Following):
 
     def __init__(self, address: TopicAddress, *, broker: Broker | None = None, **more: Any) -> None:
         super().__init__(address, **more)
-        told = {name: value for name, value in os.environ.items() if name != "KAFKA_BOOTSTRAP_SERVERS"}
-        self._broker = broker or Broker.from_environment(told, default=address.servers)
+        self._broker = broker or Broker.from_environment(kafka_environment(), default=address.servers)
         self._reader = ModelReader()
         self._consumer: KafkaConsumer | None = None
         self._seen: tuple[int, str] | None = None
