@@ -107,6 +107,11 @@ class LocalPredictor:
         self.follower.start()
 
     @property
+    def served(self) -> ServedModel:
+        """The model that answers now; raise NotReadyError where there is none."""
+        return self._current()
+
+    @property
     def version(self) -> int:
         """The version that answers now."""
         return self._current().version

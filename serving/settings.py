@@ -120,6 +120,11 @@ def kafka_environment() -> dict[str, str]:
     }
 
 
+def kafka_bootstrap() -> str:
+    """Return the broker of the environment, or Kafka's usual port on this machine."""
+    return os.environ.get("KAFKA_BOOTSTRAP_SERVERS") or "127.0.0.1:9092"
+
+
 def default_tracking_uri() -> str:
     """Return the registry of the environment, or MLflow's own default port on this machine."""
     return os.environ.get("MLFLOW_TRACKING_URI") or "http://127.0.0.1:5000"
