@@ -52,6 +52,10 @@ bench-serve: setup ## the sidecar beside mlflow models serve, swaps under load, 
 bench-registry: setup ## a flow of 40,000 versions beside one of 100, and MLflow's own calls
 	@$(BIN)/python -m benchmarks.registry
 
+.PHONY: bench-orchestration
+bench-orchestration: setup ## seconds from enough new rows to a promoted version, by phase, under Dagster's daemon
+	@$(BIN)/python -m benchmarks.orchestration
+
 .PHONY: bench-train
 bench-train: setup ## learning beside Vowpal Wabbit, river and scikit-learn, and the memory of 30 million rows
 	@$(BIN)/python -m benchmarks.train

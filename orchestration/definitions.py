@@ -18,9 +18,9 @@ from orchestration.sensors import live_loss, new_days, new_labels, people, retra
 _LOG = logging.getLogger("modelflow.orchestration")
 
 
-def flow_definitions(flow: Flow) -> dg.Definitions:
-    """Return everything Dagster knows about one flow."""
-    jobs = flow_jobs(flow)
+def flow_definitions(flow: Flow, executor: dg.ExecutorDefinition = dg.in_process_executor) -> dg.Definitions:
+    """Return everything Dagster knows about one flow; `executor` runs the steps of its trainings and ingests."""
+    jobs = flow_jobs(flow, executor)
     live_check, letting_go, drift = live_check_job(flow), retention_job(flow), drift_job(flow)
     sensors = [
         new_labels(flow, jobs["incremental_training"]),
@@ -54,7 +54,11 @@ def broken_flow(name: str, reason: str) -> dg.Definitions:
 
 
 def build_definitions(
-    project: Project, platform: Platform | None = None, *, broken: Mapping[str, str] | None = None
+    project: Project,
+    platform: Platform | None = None,
+    *,
+    broken: Mapping[str, str] | None = None,
+    executor: dg.ExecutorDefinition = dg.in_process_executor,
 ) -> dg.Definitions:
     """Return the definitions of all flows of a project, and the way they reach `ml_core`.
 
@@ -63,7 +67,7 @@ def build_definitions(
     parts = [broken_flow(name, reason) for name, reason in (broken or {}).items()]
     for flow in project.flows.values():
         try:
-            parts.append(flow_definitions(flow))
+            parts.append(flow_definitions(flow, executor))
         except dg.DagsterError as error:
             parts.append(broken_flow(flow.name, f"flow {flow.name}: {error}"))
     return dg.Definitions.merge(dg.Definitions(resources={"platform": platform or platform_of(project)}), *parts)

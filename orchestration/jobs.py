@@ -2,7 +2,8 @@
 
 Beside these, without assets of their own: roll back, check the champion's live loss, let old versions go.
 
-All run in one process: steps are small. A run that takes longer than a full training can is ended by Dagster's run
+All run in one process: steps are small, and a process of its own costs each more than it does (`make
+bench-orchestration`). A run that takes longer than a full training can is ended by Dagster's run
 monitoring, and a failed one is not started again by Dagster: the sensors ask again, with growing pauses.
 """
 
@@ -31,7 +32,7 @@ def job_name(flow: Flow, what: str) -> str:
     return f"{flow.name}_{what}"
 
 
-def flow_jobs(flow: Flow) -> dict[str, FlowJob]:
+def flow_jobs(flow: Flow, executor: dg.ExecutorDefinition = dg.in_process_executor) -> dict[str, FlowJob]:
     """Return one flow's jobs by what they do; ``take_in`` only where the flow reads a source."""
     selections = {
         **({"take_in": ("source",)} if flow.data.source is not None else {}),
@@ -45,7 +46,7 @@ def flow_jobs(flow: Flow) -> dict[str, FlowJob]:
         what: dg.define_asset_job(
             job_name(flow, what),
             selection=dg.AssetSelection.assets(*(key(flow, name) for name in names)) - not_these,
-            executor_def=dg.in_process_executor,
+            executor_def=executor,
             tags=tags | ({"owners": ", ".join(flow.owners)} if flow.owners else {}),
         )
         for what, names in selections.items()

@@ -32,7 +32,7 @@ from orchestration.processes import (
 _STEP = timedelta(minutes=15)
 _HISTORY = 2 / 3  # of a finite source is there from the start; the rest is played
 
-_DAGSTER_YAML = """\
+DAGSTER_YAML = """\
 telemetry:
   enabled: false
 concurrency:
@@ -128,7 +128,7 @@ class Platform:
     def _dagster_home(self) -> Path:
         folder = self._project.home / "dagster"
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "dagster.yaml").write_text(_DAGSTER_YAML, encoding="utf-8")
+        (folder / "dagster.yaml").write_text(DAGSTER_YAML, encoding="utf-8")
         with dg.DagsterInstance.from_config(str(folder)):
             return folder  # its tables are there now; webserver and daemon would race to make them
 
