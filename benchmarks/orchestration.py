@@ -39,7 +39,7 @@ PHASES = (
     "served_model starts → promoted",
 )
 START, HISTORY, WEEK = datetime(2013, 1, 1, tzinfo=UTC), timedelta(days=59), timedelta(days=7)
-WEEKS, PATIENCE_S, QUIET_S = 3, 150.0, 3.0
+WEEKS, PATIENCE_S, QUIET_S = 3, 600.0, 3.0
 UNFINISHED = [
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,
