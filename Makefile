@@ -56,6 +56,10 @@ bench-registry: setup ## a flow of 40,000 versions beside one of 100, and MLflow
 bench-orchestration: setup ## seconds from enough new rows to a promoted version, by phase, under Dagster's daemon
 	@$(BIN)/python -m benchmarks.orchestration
 
+.PHONY: bench-stream
+bench-stream: setup ## a flow over a broker: how fresh, how fast, how small its deltas, and what bad records cost
+	@$(BIN)/python -m benchmarks.stream
+
 .PHONY: bench-train
 bench-train: setup ## learning beside Vowpal Wabbit, river and scikit-learn, and the memory of 30 million rows
 	@$(BIN)/python -m benchmarks.train

@@ -256,14 +256,17 @@ def score(  # noqa: PLR0913, PLR0917 - a command's options
     typer.echo(json.dumps(asdict(told)) if as_json else f"{told.scored} scored, {told.refused} dead letters")
 
 
-def run(scorer: StreamScorer, *, stop: threading.Event, until_idle: bool, idle_polls: int = 25) -> None:
-    """Score until told to stop, or until nothing has come for a while; a broker that is away is waited for."""
-    silent = 0
+def run(scorer: StreamScorer, *, stop: threading.Event, until_idle: bool) -> None:
+    """Score until told to stop, or until nothing has come for a while; a broker that is away is waited for.
+
+    The while is longer than the group takes to notice that a member is gone, whose partitions nobody had till then.
+    """
+    silent, longest = 0, 2 * _SESSION_MS // _POLL_MS
     while not stop.is_set():
         try:
             silent = 0 if scorer.step() else silent + 1
         except BrokerDownError as error:
             _LOG.warning("%s", error)
             stop.wait(_PAUSE_S)
-        if until_idle and silent > idle_polls:
+        if until_idle and silent > longest:
             return

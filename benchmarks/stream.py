@@ -1,0 +1,360 @@
+"""`make bench-stream`: a flow over a broker on this machine, part by part and as a whole.
+
+The flow is small on purpose, orders with one feature looked up among the facts of the last minute, so that the figures
+are those of the machinery. Facts go in as JSON. The broker is the embedded one, unless KAFKA_BOOTSTRAP_SERVERS names
+another.
+
+*Fresh* is measured from outside: a producer stamps every label with the instant it sends it; a predictor that follows
+the model topic is asked a hundred times a second how far the version it serves has learned. A label's time to be served
+is from its stamp to the first look that finds it learned.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import orjson
+
+from benchmarks.deltas import rows as delta_rows
+from benchmarks.report import Row, bound, write
+from ml_core.data.store import FeatureStore
+from ml_core.flow.registry import Registry, registry_of
+from ml_core.project import Flow, Project, load_project
+from ml_core.streaming.broker import Broker
+from ml_core.streaming.embedded import embedded_broker
+from ml_core.streaming.feed import Feed
+from ml_core.streaming.ingest import Ingester
+from ml_core.streaming.learner import Learner
+from ml_core.training import judge_and_promote, train_full
+from serving import LocalPredictor
+from serving.stream import StreamScorer
+
+RATE: Final = 5_000
+SECONDS: Final = 30
+WARM_UP_S: Final = 15
+TRAINED: Final = 200_000
+FACTS: Final = 1_000_000
+BAD_SHARE: Final = 0.01
+SCORED: Final = 100_000
+PROJECT: Final = """
+[flows.{name}.data]
+loader = "nowhere:facts"
+features = "features.sql"
+entity = "ordered"
+key = "order_id"
+request_time = "asked_at"
+label_fact = "arrived"
+label = "late"
+lookback = "2 minutes"
+label_window = "1 hour"
+starts = 2024-01-01
+
+[flows.{name}.pipeline]
+stages = [
+    {{ stage = "hash", columns = ["shop", "customer"], bits = 18 }},
+    {{ stage = "standardise", columns = ["price"] }},
+]
+estimator = {{ name = "FTRLClassifier" }}
+
+[flows.{name}.gate]
+min_rows = 100
+first_max_normalised_entropy = 2.0
+max_calibration_error = 0.9
+
+[flows.{name}.stream]
+[flows.{name}.stream.facts.ordered]
+order_id = "string"
+shop = "string"
+customer = "string"
+price = "float"
+asked_at = "instant"
+[flows.{name}.stream.facts.arrived]
+order_id = "string"
+late = "boolean"
+
+[flows.{name}.stream.learn]
+publish_every = "1 second"
+register_every = "1 day"
+"""
+FEATURES: Final = """
+select requests.order_id as key, requests.request_time, requests.shop, requests.customer, requests.price::float as price
+from requests
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A project of one flow on disk, and the broker its topics are on."""
+
+    project: Project
+    flow: Flow
+    broker: Broker
+
+    @property
+    def store(self) -> FeatureStore:
+        """The flow's store."""
+        return FeatureStore(self.flow, root=self.project.root, home=self.project.home)
+
+    @contextmanager
+    def running(self, *command: str) -> Iterator[None]:
+        """Run `modelflow <command>` beside the measurement."""
+        environment = os.environ | {
+            "MODELFLOW_HOME": str(self.project.home),
+            "KAFKA_BOOTSTRAP_SERVERS": self.broker.bootstrap_servers,
+        }
+        modelflow = Path(sys.executable).with_name("modelflow")
+        with (self.project.root / f"{command[0]}.log").open("wb") as log:
+            process = subprocess.Popen(
+                [modelflow, *command], cwd=self.project.root, env=environment, stdout=log, stderr=log
+            )
+        try:
+            yield
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+@contextmanager
+def placed(name: str, broker: Broker) -> Iterator[Place]:
+    """Write a project into a folder that is thrown away."""
+    with tempfile.TemporaryDirectory(prefix="modelflow-bench-") as folder:
+        root = Path(folder)
+        (root / "dagster_project.toml").write_text(PROJECT.format(name=name), encoding="utf-8")
+        (root / "features.sql").write_text(FEATURES, encoding="utf-8")
+        project = load_project(root, environment={"MODELFLOW_HOME": str(root / "home")})
+        yield Place(project, project.flow(name), broker)
+
+
+def facts(numbers: range, moment: datetime, *, step: timedelta = timedelta(0)) -> tuple[list[bytes], list[bytes]]:
+    """Return an order and its label for each number, all known at `moment` and on from there by `step`."""
+    ordered, arrived = [], []
+    for place, number in enumerate(numbers):
+        known = (moment + place * step).isoformat()
+        key, shop = f"o{number}", number * 7919 % 500
+        times = {"event_time": known, "known_at": known, "order_id": key}
+        row = {"shop": f"s{shop}", "customer": f"c{number * 104729 % 50_000}", "price": float(number % 97)}
+        ordered.append(orjson.dumps(times | row | {"asked_at": known}))
+        arrived.append(orjson.dumps(times | {"late": (shop * 31 + number) % 10 < 3}))
+    return ordered, arrived
+
+
+def send(producer: Any, topic: str, values: list[bytes]) -> None:
+    """Send values and wait until all are acknowledged."""
+    futures = [producer.send(topic, value=value, partition=0) for value in values]
+    for future in futures:
+        future.get(timeout=120)
+
+
+def prepared(place: Place, count: int) -> Registry:
+    """Let so many orders and labels come in over the broker, and serve a first version of them."""
+    producer = place.broker.producer()
+    ingester = Ingester(place.flow, place.store.log, place.broker)
+    moment = datetime.now(UTC) - timedelta(minutes=30)
+    for values, kind in zip(
+        facts(range(count), moment, step=timedelta(milliseconds=10)), ("ordered", "arrived"), strict=True
+    ):
+        send(producer, f"{place.flow.name}.{kind}", values)
+    while ingester.step().facts or ingester.lag():
+        pass
+    ingester.close()
+    producer.close()
+    place.store.absorb()
+    registry = registry_of(place.project)
+    verdict = judge_and_promote(place.flow, registry, train_full(place.flow, place.store, registry))
+    if not verdict.accepted:
+        raise SystemExit(f"expected the first version to be served, found {verdict.reasons}")
+    return registry
+
+
+def fresh(broker: Broker) -> list[Row]:
+    """Measure how long a label takes until a predictor that learned from it serves, all processes on this machine."""
+    with placed("fresh", broker) as place:
+        prepared(place, 2_000)
+        with place.running("ingest", "fresh"), place.running("learn", "fresh"):
+            address = f"kafka://{broker.bootstrap_servers}/fresh.model"
+            with LocalPredictor(address, poll_interval_s=0.05) as predictor:
+                stop = threading.Event()
+                sender = threading.Thread(target=_send_on, args=(broker, stop), daemon=True)
+                sender.start()
+                waits = _watched(predictor)
+                stop.set()
+                sender.join(30)
+    half, most = (float(np.quantile(waits, share)) for share in (0.5, 0.99))
+    return [
+        bound(f"label sent to served by what learned it, {RATE:,} facts/s: p50", half, "s", 1.0),
+        bound("the same: p99", most, "s", 2.0),
+    ]
+
+
+def _send_on(broker: Broker, stop: threading.Event) -> None:
+    producer, number = broker.producer(linger_ms=2), 1_000_000
+    began, sent = time.perf_counter(), 0
+    while not stop.is_set():
+        due = int((time.perf_counter() - began) * RATE / 2) - sent
+        if due < 25:
+            time.sleep(0.005)
+            continue
+        ordered, arrived = facts(range(number, number + due), datetime.now(UTC))
+        for kind, values in (("ordered", ordered), ("arrived", arrived)):
+            for value in values:
+                producer.send(f"fresh.{kind}", value=value, partition=0)
+        number, sent = number + due, sent + due
+    producer.close()
+
+
+def _watched(predictor: LocalPredictor) -> np.ndarray[Any, Any]:
+    """Return the seconds from stamp to served of instants a millisecond apart."""
+    waits: list[np.ndarray[Any, Any]] = []
+    began, before = time.time(), None
+    while time.time() < began + WARM_UP_S + SECONDS:
+        through = predictor.served.trained_through
+        now = time.time()
+        learned = None if through is None else through.timestamp()
+        if learned is not None and learned != before:
+            first = max(before or learned, began + WARM_UP_S)
+            waits.append(now - np.arange(first, learned, 0.001))
+            before = learned
+        time.sleep(0.01)
+    return np.concatenate(waits)
+
+
+def trained(broker: Broker) -> list[Row]:
+    """Measure one learner on a topic that is full already."""
+    with placed("trained", broker) as place:
+        registry = prepared(place, 1_000)
+        feed = Feed(place.flow, place.store, broker)
+        producer = broker.producer()
+        moment = datetime.now(UTC) - timedelta(minutes=20)
+        numbers = range(1_000, 1_000 + TRAINED)
+        for values, kind in zip(
+            facts(numbers, moment, step=timedelta(milliseconds=1)), ("ordered", "arrived"), strict=True
+        ):
+            send(producer, f"trained.{kind}", values)
+        producer.close()
+        ingester = Ingester(place.flow, place.store.log, broker)
+        while ingester.step().facts or ingester.lag():
+            pass
+        ingester.close()
+        feed.step()
+        feed.close()
+        learner = Learner(place.flow, place.store, registry, broker)
+        began = time.perf_counter()
+        while learner.waiting:
+            learner.step()
+        took = time.perf_counter() - began
+        learned = learner.learned
+        learner.close()
+    return [_at_least("labelled events learned from the topic by one learner", learned / took, "rows/s", 20_000)]
+
+
+def scored(broker: Broker) -> list[Row]:
+    """Measure a scorer on a topic that is full already."""
+    with placed("scored", broker) as place:
+        prepared(place, 2_000)
+        ordered, _ = facts(range(SCORED), datetime.now(UTC))
+        broker.ensure("scored.rows")
+        producer = broker.producer()
+        send(producer, "scored.rows", ordered)
+        producer.close()
+        with LocalPredictor("models:/scored/Production", tracking_uri=place.project.tracking_uri) as predictor:
+            scorer = StreamScorer(predictor, broker, source="scored.rows", target="scored.answers", group="scored")
+            while not scorer.step():
+                pass
+            began, first = time.perf_counter(), scorer.total.scored
+            while scorer.total.scored < SCORED:
+                scorer.step()
+            took = time.perf_counter() - began
+            scorer.close()
+    return [_at_least("records scored from one topic into another", (SCORED - first) / took, "rows/s", 20_000)]
+
+
+def taken_in(broker: Broker) -> list[Row]:
+    """Measure the ingester on a million facts, all good, and then with one bad one in a hundred."""
+    rates, letters = {}, 0
+    for name, share in (("good", 0.0), ("mixed", BAD_SHARE)):
+        with placed(name, broker) as place:
+            producer = broker.producer()
+            Ingester(place.flow, place.store.log, broker).close()  # makes the topics
+            moment, bad = datetime.now(UTC) - timedelta(hours=1), 0
+            for first in range(0, FACTS, 50_000):
+                values, _ = facts(
+                    range(first, first + 50_000), moment + timedelta(milliseconds=first), step=timedelta(milliseconds=1)
+                )
+                for place_, value in enumerate(values):
+                    if share and place_ % round(1 / share) == 0:
+                        values[place_] = _TOO_LARGE if bad % 500 == 0 else _BAD[bad % len(_BAD)](value)
+                        bad += 1
+                send(producer, f"{name}.ordered", values)
+            producer.close()
+            ingester = Ingester(place.flow, place.store.log, broker)
+            began = time.perf_counter()
+            while ingester.total.facts + ingester.total.refused < FACTS:
+                ingester.step()
+            rates[name] = FACTS / (time.perf_counter() - began)
+            letters += ingester.total.refused
+            ingester.close()
+    if letters != FACTS * BAD_SHARE:
+        raise SystemExit(f"expected {FACTS * BAD_SHARE:.0f} dead letters, found {letters}")
+    row = bound(
+        "a million facts taken in, 10,000 of them bad: time beside all good",
+        rates["good"] / rates["mixed"],
+        "times",
+        1.25,
+    )
+    return [bound("the same in facts a second", rates["mixed"], "rows/s", None, peer=rates["good"]), row]
+
+
+_TOO_LARGE: Final = b'{"note":"' + b"x" * 1_500_000 + b'"}'
+_BAD: Final = (
+    lambda value: value[:-1],
+    lambda value: value.replace(b'"price":', b'"price":"much","old":'),
+    lambda value: value.replace(b'"order_id":', b'"number":'),
+    lambda value: value.replace(b'"event_time":"2', b'"event_time":"x'),
+    lambda _: b"[]",
+)
+
+
+def _at_least(name: str, ours: float, unit: str, wanted: float) -> Row:
+    return {
+        "name": name,
+        "ours": round(ours),
+        "unit": unit,
+        "peer": None,
+        "ratio": None,
+        "target": wanted,
+        "holds": ours >= wanted,
+    }
+
+
+@contextmanager
+def some_broker() -> Iterator[Broker]:
+    """Yield the broker that is named, or one of our own."""
+    named = os.environ.get("KAFKA_BOOTSTRAP_SERVERS")
+    if named:
+        yield Broker.from_environment(os.environ, default=named)
+        return
+    with embedded_broker() as broker:
+        yield broker
+
+
+def main() -> None:
+    """Measure every part and write the table."""
+    rows: list[Row] = []
+    for part in (fresh, trained, scored, taken_in):
+        with some_broker() as broker:
+            rows += part(broker)
+    write("stream", [*rows, *delta_rows()])
+
+
+if __name__ == "__main__":
+    main()
