@@ -144,7 +144,7 @@ def facts(numbers: range, moment: datetime, *, step: timedelta = timedelta(0)) -
         times = {"event_time": known, "known_at": known, "order_id": key}
         row = {"shop": f"s{shop}", "customer": f"c{number * 104729 % 50_000}", "price": float(number % 97)}
         ordered.append(orjson.dumps(times | row | {"asked_at": known}))
-        arrived.append(orjson.dumps(times | {"late": (shop * 31 + number) % 10 < 3}))
+        arrived.append(orjson.dumps(times | {"late": (shop * 17 + number // 3) % 10 < 3}))
     return ordered, arrived
 
 

@@ -14,6 +14,7 @@ from orchestration.jobs import flow_jobs, live_check_job, retention_job, rollbac
 from orchestration.resources import Platform, platform_of
 from orchestration.schedules import nightly, retention
 from orchestration.sensors import live_loss, new_days, new_labels, people, retrain, source_changed
+from orchestration.stream import stream_checks, stream_sensor
 
 _LOG = logging.getLogger("modelflow.orchestration")
 
@@ -37,9 +38,13 @@ def flow_definitions(flow: Flow, executor: dg.ExecutorDefinition = dg.in_process
         more = [answers_job(flow)]
         assets.append(answers_asset(flow))
         sensors.append(answers_sensor(flow, more[0]))
+    checks = [*flow_checks(flow), drift_checks(flow)]
+    if flow.stream.facts:
+        checks.append(stream_checks(flow))
+        sensors.append(stream_sensor(flow))
     return dg.Definitions(
         assets=assets,
-        asset_checks=[*flow_checks(flow), drift_checks(flow)],
+        asset_checks=checks,
         jobs=[*jobs.values(), rollback_job(flow), live_check, letting_go, drift, *more],
         schedules=[nightly(flow, jobs["full_training"]), retention(flow, letting_go)],
         sensors=sensors,

@@ -17,7 +17,7 @@ from ml_core.flow.ledger import Entry
 from ml_core.flow.retention import collect
 from ml_core.project import Flow
 from ml_core.training import roll_back_if_worse
-from orchestration.assets.names import drift_keys, key
+from orchestration.assets.names import drift_keys, key, learner_keys
 from orchestration.partitions import daily
 from orchestration.resources import Platform
 
@@ -40,7 +40,8 @@ def flow_jobs(flow: Flow, executor: dg.ExecutorDefinition = dg.in_process_execut
         "full_training": ("full_model", "served_model"),
         "incremental_training": ("incremental_model", "served_model"),
     }
-    not_these = dg.AssetSelection.checks(*drift_keys(flow))  # they have a job of their own
+    # drift has a job of its own, and a learner's checks are the sensor's
+    not_these = dg.AssetSelection.checks(*drift_keys(flow), *learner_keys(flow))
     tags = {"modelflow/flow": flow.name, "dagster/max_runtime": str(_MAX_RUNTIME_S)}
     return {
         what: dg.define_asset_job(

@@ -33,7 +33,7 @@ def model_assets(flow: Flow) -> list[dg.AssetsDefinition]:
             registry, store = platform.registry(), platform.store(flow)
             store.absorb()  # where features.sql changed, the table is built anew first
             version = train_full(flow, store, registry, tags={"dagster_run_id": context.run.run_id})
-            return dg.MaterializeResult(metadata=_metadata(registry, version))
+            return dg.MaterializeResult(metadata=described(registry, version))
 
     @dg.asset(
         **presented(
@@ -52,7 +52,7 @@ def model_assets(flow: Flow) -> list[dg.AssetsDefinition]:
             version = train_increment(flow, store, registry, tags={"dagster_run_id": context.run.run_id})
             if version is None:
                 return dg.MaterializeResult(metadata={"outcome": "nothing was labelled since the head was trained"})
-            return dg.MaterializeResult(metadata=_metadata(registry, version))
+            return dg.MaterializeResult(metadata=described(registry, version))
 
     @dg.asset(
         **presented(
@@ -84,7 +84,7 @@ def model_assets(flow: Flow) -> list[dg.AssetsDefinition]:
                 if not verdict.accepted:  # the same rows would be refused again: no sensor asks for this run again
                     context.instance.add_run_tags(context.run.run_id, {REFUSED: str(version.version)})
             champion = registry.head(flow.name)
-            metadata = {} if champion is None else _metadata(registry, champion)
+            metadata = {} if champion is None else described(registry, champion)
         return dg.MaterializeResult(metadata=metadata, check_results=results[-1:] or [_nothing_judged()])
 
     return [full_model, incremental_model, served_model]
@@ -105,7 +105,7 @@ def _nothing_judged() -> dg.AssetCheckResult:
     return dg.AssetCheckResult(check_name="gate", passed=True, metadata={"verdict": "nothing was waiting to be judged"})
 
 
-def _metadata(registry: Registry, version: ModelVersion) -> dict[str, dg.MetadataValue | float | int | str]:
+def described(registry: Registry, version: ModelVersion) -> dict[str, dg.MetadataValue | float | int | str]:
     """Describe a version: numbers for the plots over time, its model card, and the link to MLflow."""
     url = registry.run_url(version)
     return {
