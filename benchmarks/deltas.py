@@ -10,6 +10,7 @@ from ml_core.pipeline import PipelineModel
 from ml_core.project import PipelineSettings
 
 RATES: Final = (100, 1_000, 5_000, 20_000)
+STATED: Final = 1_000
 SNAPSHOT_EVERY: Final = 60
 STAGES: Final = (
     {"stage": "hash", "columns": list(STRINGS), "bits": 20},
@@ -39,4 +40,5 @@ def rows() -> Iterator[Row]:
         )
         mixed = (sum(sizes) / _SECONDS * (SNAPSHOT_EVERY - 1) + whole) / SNAPSHOT_EVERY
         name = f"model topic at {rate:,} examples/s: bytes beside a snapshot each second, in %"
-        yield bound(name, 100 * mixed / whole, "%", 10.0 if rate == 1_000 else None)
+        yield bound(name, 100 * mixed / whole, "%", 10.0 if rate == STATED else None)
+        yield bound("the same, beside the weights as they lie in memory", 100 * mixed / (8 << 20), "%", None)

@@ -53,7 +53,10 @@ class ModelPublisher:
         chunks = self._writer.write(graph, described=described, golden_scores=scores, whole=whole)
         with reported(self._broker):
             futures = [
-                self._producer.send(self._topic, key=chunk.key, value=chunk.value, headers=list(chunk.headers))
+                # one order, whoever made the topic: some brokers make one of several partitions for its first reader
+                self._producer.send(
+                    self._topic, key=chunk.key, value=chunk.value, headers=list(chunk.headers), partition=0
+                )
                 for chunk in chunks
             ]
             for future in futures:

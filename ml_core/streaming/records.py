@@ -182,9 +182,12 @@ def _column(values: list[Any], kind: ColumnKind) -> tuple[pa.Array, list[int]]:
     try:
         return _converted(values, kind), []
     except (pa.ArrowException, TypeError, ValueError, OverflowError):
-        unfit = {row for row, value in enumerate(values) if not _fits(value, kind)}
-        kept = [None if row in unfit else value for row, value in enumerate(values)]
-        return _converted(kept, kind), sorted(unfit)
+        if len(values) == 1:
+            return pa.nulls(1, _TYPES[kind][0]), [0]
+        # a few among many: halves are searched, so that those around them still go through as columns
+        half = len(values) // 2
+        (left, unfit), (right, more) = _column(values[:half], kind), _column(values[half:], kind)
+        return pa.concat_arrays([left, right]), [*unfit, *(half + row for row in more)]
 
 
 def _converted(values: list[Any], kind: ColumnKind) -> pa.Array:
@@ -197,14 +200,6 @@ def _converted(values: list[Any], kind: ColumnKind) -> pa.Array:
     if kind == "float" and len(array) > array.null_count and pc.max(pc.abs(array)).as_py() > _FLOAT32_MAX:
         raise OverflowError
     return array
-
-
-def _fits(value: Any, kind: ColumnKind) -> bool:
-    try:
-        _converted([value], kind)
-    except (pa.ArrowException, TypeError, ValueError, OverflowError):
-        return False
-    return True
 
 
 def _checked(

@@ -154,6 +154,20 @@ def test_the_predictor_and_the_sidecar_follow_a_topic_as_they_follow_a_registry(
     assert (logged["role"], logged["version"], logged["key"]) == ("streamed", learner.position.base, "0")
 
 
+def test_it_may_start_before_the_learner_and_before_there_is_a_topic(
+    follower: TopicFollower, store: FeatureStore, feed: Feed, learning: Learning
+) -> None:
+    """Some brokers make a topic of several partitions for whoever asks first; the order is that of one of them."""
+    for _ in range(3):
+        follower.step()
+    assert follower.current is None
+    learner = learning()
+    for stop in (500, 600, 700, 800):
+        taught(learner, store, feed, stop)
+        followed(follower, learner._publisher._writer.sequence)
+    follower.stop()
+
+
 def test_a_late_joiner_reads_from_the_beginning_and_serves_only_the_newest(
     follower: TopicFollower, flow: Flow, store: FeatureStore, feed: Feed, learning: Learning
 ) -> None:
