@@ -32,7 +32,7 @@ def test_the_sidecar_starts_with_nothing_but_its_own_lock(
     python = plain_environment("sidecar", "--require-hashes", "-r", DOCKER / "sidecar-requirements.lock")
     for room in ("ml_core", "serving"):  # what the image copies
         shutil.copytree(ROOT / room, tmp_path / room, ignore=shutil.ignore_patterns("__pycache__"))
-    subprocess.run([python, "-c", "import serving"], cwd=tmp_path, check=True, timeout=60)
+    subprocess.run([python, "-c", "import serving, serving.topic, kafka"], cwd=tmp_path, check=True, timeout=60)
     address = f"http://127.0.0.1:{free_port}"
     environment = {
         **os.environ,
