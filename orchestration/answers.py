@@ -90,7 +90,7 @@ def answers_sensor(flow: Flow, job: FlowJob) -> dg.SensorDefinition:
     @dg.sensor(
         name=f"{flow.name}_answers",
         job=job,
-        minimum_interval_seconds=60,
+        minimum_interval_seconds=300,  # predictors write a file every few seconds
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Has the answers joined with their labels when predictors have logged more, or labels have come.",
     )

@@ -31,14 +31,21 @@ LIVE_FILE = "live.json"
 
 _ATTEMPTS = 5
 _PARITY_FILES = 20
+_MOST_ROWS = 100_000
 _LOG = """
     with log as (select * from read_parquet($files, union_by_name = true)),
     labels as (select key::varchar as key, label::double as label, "offset" from examples)
 """
-_EACH = """
-    select version, role, score, label
+_COUNTS = """
+    select version, coalesce(role, 'served'), count(*), count(label)
     from log left join labels on log.key = labels.key
-    order by version, role, labels."offset"
+    group by all order by all
+"""
+_NEWEST = """
+    select score, label
+    from log join labels on log.key = labels.key
+    where version = $version and coalesce(role, 'served') = $role
+    order by labels."offset" desc limit $most
 """
 _BOTH = """
     select label, shadow.score, served.score
@@ -63,7 +70,7 @@ class Answered:
     rows, labelled : int
         Rows it scored, and those of them whose label is known by now.
     figures : mapping of str to float
-        As `ml_core.training.tasks.figures` names them, over the labelled rows; empty where there are none.
+        As `ml_core.training.tasks.figures` names them, over the newest 100,000 labelled rows; empty without any.
     """
 
     version: int
@@ -110,11 +117,10 @@ class Answers:
         DataError
             The log cannot be read.
         """
-        rows = self._asked(_EACH, {})
-        by_version: dict[tuple[int, str], list[tuple[Any, float | None]]] = {}
-        for version, role, score, label in rows:
-            by_version.setdefault((version, role or "served"), []).append((score, label))
-        return [self._answered(version, role, said, task) for (version, role), said in sorted(by_version.items())]
+        return [
+            Answered(version, role, rows, labelled, self._figures(version, role, task) if labelled else {})
+            for version, role, rows, labelled in self._asked(_COUNTS, {})
+        ]
 
     def compared(self, challenger: int, champion: int, most: int) -> Compared:
         """Return labels and both versions' scores of requests that the champion answered, shadowed by the challenger.
@@ -136,13 +142,12 @@ class Answers:
         """Score the newest files of the log again from the registry's packages."""
         return replay(self.files()[-_PARITY_FILES:], registry, self._flow.name)
 
-    def _answered(self, version: int, role: str, said: list[tuple[Any, float | None]], task: Task | None) -> Answered:
-        known = [(score, label) for score, label in said if label is not None]
-        if not known:
-            return Answered(version, role, len(said), 0, {})
-        scores, labels = (np.array(values, np.float64) for values in zip(*known, strict=True))
-        task = task or ("multiclass" if scores.ndim > 1 else "binary")
-        return Answered(version, role, len(said), len(known), figures(task, labels, scores))
+    def _figures(self, version: int, role: str, task: Task | None) -> dict[str, float]:
+        rows = self._asked(_NEWEST, {"version": version, "role": role, "most": _MOST_ROWS})
+        if not rows:  # the files were removed meanwhile
+            return {}
+        scores, labels = (np.array(values, np.float64) for values in zip(*rows, strict=True))
+        return figures(task or ("multiclass" if scores.ndim > 1 else "binary"), labels, scores)
 
     def _asked(self, query: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         """Ask the log and the labels; files that predictors remove meanwhile are passed over."""
