@@ -2,7 +2,7 @@
 
 `words` holds (`column`, `code`, `word`). Codes count from 1 in the order in which examples first show a word, whatever
 batches they come in, and never change; code 0 is a missing string. So a training batch leaves DuckDB as small integers
-beside an Arrow dictionary, and whoever hashes or looks up strings does it once per distinct one (docs/adr/0004).
+beside an Arrow dictionary, and whoever hashes or looks up strings does it once per distinct one (docs/adr/0005).
 
 The functions run inside the owner's transaction or a reader's session, like those of `ml_core.data.tables`.
 """
