@@ -23,7 +23,6 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ml_core.clock import Clock, SystemClock
-from ml_core.errors import InputError
 from serving.challenger import Challenger
 from serving.model import ServedModel
 from serving.packing import NUMBERS, STRINGS
@@ -165,8 +164,9 @@ class PredictionLog:
             if entry.shadow is not None:
                 try:
                     scores = scored_by(entry.shadow, entry.model, entry.rows)
-                except InputError:
+                except Exception:  # whatever a second version does, the log of the first goes on  # noqa: BLE001
                     self.dropped += len(entry.scores)
+                    _LOG.exception("version %s could not score rows in the shadow", entry.shadow.version)
                     continue
                 made.append(replace(entry, model=entry.shadow, scores=scores, role="shadow", shadow=None))
         return made
@@ -236,6 +236,8 @@ def _table(entry: _Entry, key: str) -> pa.Table:
 
 
 def _keys(rows: Rows, column: str, count: int) -> list[str | None]:
-    """Return the rows' keys as texts; None where none came."""
-    found = values_of(rows, column) or [None] * count
+    """Return the rows' keys as texts; None where none came, or not one a row: no model has looked at this column."""
+    found = values_of(rows, column)
+    if found is None or len(found) != count:
+        return [None] * count
     return [None if key is None else str(key) for key in found]

@@ -63,6 +63,36 @@ def test_a_shadow_scores_the_same_rows_and_answers_nobody(follower: Follower, be
     assert len({row["at"] for row in rows}) == 1
 
 
+def test_a_shadow_that_fails_in_any_way_leaves_the_log_of_the_served_version_whole(
+    follower: Follower, beside: Beside, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that writes must outlive whatever a second version does."""
+
+    def broken(*_: Any) -> None:
+        raise RuntimeError("an operator of the second version failed")
+
+    monkeypatch.setattr("serving.log.scored_by", broken)
+    challenger = beside(shadow_share=1.0)
+    log = PredictionLog(LogSettings(tmp_path), challenger=challenger)
+    application = Sidecar(follower, log=log, challenger=challenger)
+    for _ in range(2):
+        assert ask_application(application, "/invocations", {"dataframe_records": [ROW]})[0] == 200
+        log._write_waiting()
+    application.close()
+    assert (log.written, log.dropped) == (2, 2)
+    assert {row["role"] for row in logged(tmp_path)} == {"served"}
+
+
+def test_keys_that_are_not_one_a_row_cost_the_keys_and_nobody_elses_rows(follower: Follower, tmp_path: Path) -> None:
+    application = Sidecar(follower, log=PredictionLog(LogSettings(tmp_path)))
+    columns = {name: [ROW[name], OTHER[name]] for name in ROW}
+    for keys in (["a", "b"], ["a"], []):
+        assert ask_application(application, "/invocations", {"inputs": {**columns, "key": keys}})[0] in {200, 400}
+    assert ask_application(application, "/invocations", {"dataframe_records": [{**ROW, "key": "c"}]})[0] == 200
+    application.close()
+    assert {"a", "b", "c"} <= {row["key"] for row in logged(tmp_path)}
+
+
 def test_a_canary_answers_the_same_keys_every_time(follower: Follower, beside: Beside, tmp_path: Path) -> None:
     """A caller who went from one version to the other and back with every request would see neither."""
     challenger = beside(canary_share=0.3)
