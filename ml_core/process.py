@@ -1,8 +1,10 @@
-"""A process among others: how it ends with its parent, and a name by which others know that it has ended."""
+"""A process among others: how it is told to stop, how it ends with its parent, and a name that tells it has ended."""
 
 import ctypes
+import logging
 import os
 import signal
+import threading
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
@@ -18,6 +20,16 @@ def die_with_parent(parent: int) -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
     if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def told_to_stop() -> threading.Event:
+    """Return an event that TERM and INT set."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("kafka").setLevel(logging.WARNING)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
 
 
 def this_process() -> str:

@@ -5,10 +5,8 @@ Only a flow that names its prediction log has them.
 
 import dagster as dg
 
-from ml_core.flow.read import open_registry
 from ml_core.project import Flow
 from ml_core.training.answers import Answered, Answers, table
-from ml_core.training.evaluation import evidence_of
 from orchestration.assets.names import key, presented
 from orchestration.attempts import asked
 from orchestration.jobs import FlowJob, job_name
@@ -40,15 +38,9 @@ def answers_asset(flow: Flow) -> dg.AssetsDefinition:
     )
     def live_answers(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:  # type: ignore[type-arg]  # Dagster refuses a subscript here
         with reported(context, flow):
-            registry, answers = platform.registry(), Answers(flow, platform.store(flow))
+            registry = platform.registry()
+            found, parity = Answers(flow, platform.store(flow)).look(registry)
             head = registry.head(flow.name)
-            found = answers.live(None if head is None else evidence_of(registry, head).task)
-            answers.tell(found)
-            read = open_registry(platform.project().tracking_uri, timeout_s=30)
-            try:
-                parity = answers.parity(read)
-            finally:
-                read.close()
         served = [each for each in found if head is not None and (each.version, each.role) == (head.version, "served")]
         check = dg.AssetCheckResult(
             check_name=PARITY,

@@ -22,6 +22,7 @@ from orchestration.resources import Platform
 
 LAG, FRESH = LEARNER_CHECKS
 _MANY_PUBLICATIONS = 60
+_NEWEST = 50
 
 
 def stream_checks(flow: Flow) -> dg.AssetChecksDefinition:
@@ -123,13 +124,12 @@ def standing(flow: Flow, store: FeatureStore, now: datetime) -> list[tuple[str, 
 
 
 def _untold(flow: Flow, registry: Registry, instance: dg.DagsterInstance) -> list[ModelVersion]:
-    """Return the head where the learner registered it and Dagster does not know it yet."""
-    head = registry.head(flow.name)
-    if head is None or head.kind != "stream":
-        return []
+    """Return what the learner registered since the version that Dagster knows of last, among the newest."""
     event = instance.get_latest_materialization_event(key(flow, "incremental_model"))
     known = event.asset_materialization.metadata.get("version") if event and event.asset_materialization else None
-    return [] if known is not None and known.value == head.version else [head]
+    last = int(str(known.value)) if known is not None else 0
+    newest = registry.versions(flow.name, newest=_NEWEST)
+    return [version for version in newest if version.kind == "stream" and version.version > last]
 
 
 def _status_file(store: FeatureStore) -> Any:

@@ -39,12 +39,13 @@ from ml_core.errors import (
     OverloadedError,
     UnauthorizedError,
 )
+from ml_core.flow.logged import CANARY, SERVED
 from serving import arrow, inference, openapi, wire
 from serving.access import Tokens
 from serving.board import Peers
 from serving.challenger import KEY_HEADER, Challenger
 from serving.following import Following
-from serving.log import SERVED, PredictionLog
+from serving.log import PredictionLog
 from serving.model import ServedModel
 from serving.settings import Limits
 from serving.status import status_of_follower
@@ -292,7 +293,7 @@ class Sidecar:
         started = perf_counter()
         model, role = self._served(), SERVED
         if self._challenger is not None and (canary := self._challenger.canary(model, head.get(KEY_HEADER))):
-            model, role = canary, "canary"
+            model, role = canary, CANARY
         asked, rows = codec.read(body, head, model.rows, self._limits.rows)
         parsed = perf_counter()
         scores = rows[0](model, rows[1])

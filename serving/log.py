@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import count, groupby
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import orjson
@@ -23,6 +23,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ml_core.clock import Clock, SystemClock
+from ml_core.flow.logged import LIVE, SERVED, SHADOW, STREAMED, SUFFIX
 from serving.challenger import Challenger
 from serving.model import ServedModel
 from serving.packing import NUMBERS, STRINGS
@@ -30,12 +31,6 @@ from serving.rows import Feed
 from serving.wire import Rows, feed_of, scored_by, values_of
 
 _LOG = logging.getLogger("modelflow.serving")
-_SUFFIX: Final = ".parquet"
-
-SERVED: Final = "served"
-STREAMED: Final = "streamed"
-LIVE: Final = "live.json"
-"""Written beside the log by whoever joins it with its labels; see `ml_core.training.answers`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +163,7 @@ class PredictionLog:
                     self.dropped += len(entry.scores)
                     _LOG.exception("version %s could not score rows in the shadow", entry.shadow.version)
                     continue
-                made.append(replace(entry, model=entry.shadow, scores=scores, role="shadow", shadow=None))
+                made.append(replace(entry, model=entry.shadow, scores=scores, role=SHADOW, shadow=None))
         return made
 
     def _write(self, entries: Sequence[_Entry]) -> None:
@@ -180,14 +175,14 @@ class PredictionLog:
         try:
             tables = [_table(entry, self.settings.key) for entry in entries]
             pq.write_table(pa.concat_tables(tables), fresh, compression="zstd")
-            fresh.replace(folder / f"{name}{_SUFFIX}")
+            fresh.replace(folder / f"{name}{SUFFIX}")
         finally:
             fresh.unlink(missing_ok=True)
         self._remove_oldest()
 
     def _remove_oldest(self) -> None:
         """Keep the folder within its bound; another worker may remove a file first."""
-        files = sorted(self.settings.folder.glob(f"*{_SUFFIX}"))
+        files = sorted(self.settings.folder.glob(f"*{SUFFIX}"))
         sizes = {file: file.stat().st_size for file in files if file.exists()}
         total = sum(sizes.values())
         for file, size in sizes.items():

@@ -10,7 +10,6 @@ and offsets of a batch become visible together or not at all, to consumers that 
 
 import json
 import logging
-import signal
 import threading
 import uuid
 from collections.abc import Mapping, Sequence
@@ -21,6 +20,7 @@ import orjson
 import typer
 
 from ml_core.errors import BrokerDownError, InputError
+from ml_core.process import told_to_stop
 from ml_core.streaming.broker import Broker, reported
 from ml_core.streaming.deadletters import DeadLetters, dead_letter_topic
 from serving.model import ServedModel
@@ -232,11 +232,7 @@ def score(  # noqa: PLR0913, PLR0917 - a command's options
     as_json: Annotated[bool, typer.Option("--json", help="what was done at the end, as one JSON object")] = False,
 ) -> None:
     """Score the rows of a topic into another by the version that is served; at least once, or exactly once."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    logging.getLogger("kafka").setLevel(logging.WARNING)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    stop = told_to_stop()
     broker = Broker.from_environment(kafka_environment(), default=kafka_bootstrap())
     address = model or f"models:/{flow}/Production"
     with LocalPredictor(address, tracking_uri=tracking_uri or default_tracking_uri()) as predictor:

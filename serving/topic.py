@@ -26,6 +26,7 @@ from ml_core.flow.package import TOLERANCE, distance
 from ml_core.flow.read import VersionRef
 from ml_core.flow.topic import ModelReader, StreamedModel
 from ml_core.streaming.broker import Broker, reported
+from ml_core.streaming.publisher import model_topic
 from serving.following import Following, State
 from serving.model import ServedModel, check_signature, warm_up
 from serving.packing import open_session, packed_graph
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
 STAGE: Final = "Stream"
 _ADDRESS: Final = re.compile(r"kafka://(?P<servers>[^/\s]+)/(?P<topic>[A-Za-z0-9._-]+)")
-_SUFFIX: Final = ".model"
+_SUFFIX: Final = model_topic("")
 _LONGEST_PAUSE_S: Final = 5.0
 _FIRST_S: Final = 20.0
 

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ml_core.errors import PackageError, VersionNotFoundError
+from ml_core.flow.logged import STREAMED
 from ml_core.flow.package import TOLERANCE, as_feed, verify_package
 from ml_core.flow.read import ModelAddress, RegistryReader
 
@@ -57,7 +58,7 @@ def replay(files: Iterable[Path], registry: RegistryReader, flow: str) -> Parity
         table = pq.read_table(file)
         if table.num_rows:
             first = table.slice(0, 1).to_pylist()[0]
-            if first.get("role") == "streamed":
+            if first.get("role") == STREAMED:
                 continue  # its weights were never the registry's
             by_version.setdefault((first["version"], first["manifest_sha256"]), []).append(table)
     rows, mismatched, worst, reasons = 0, 0, 0.0, []

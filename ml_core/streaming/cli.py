@@ -2,7 +2,6 @@
 
 import json
 import logging
-import signal
 import threading
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +10,7 @@ import typer
 
 from ml_core.data.store import FeatureStore
 from ml_core.errors import ModelFlowError, StoreBusyError
+from ml_core.process import told_to_stop
 from ml_core.project import Flow, Project, load_project
 from ml_core.streaming.broker import Broker
 from ml_core.streaming.feed import Feed
@@ -44,16 +44,6 @@ def ingest(
         stop=told_to_stop(),
     )  # fmt: skip
     typer.echo(json.dumps(asdict(taken)) if as_json else f"{taken.facts} facts, {taken.refused} dead letters")
-
-
-def told_to_stop() -> threading.Event:
-    """Return an event that TERM and INT set."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    logging.getLogger("kafka").setLevel(logging.WARNING)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    return stop
 
 
 def run_ingest(

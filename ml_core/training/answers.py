@@ -17,35 +17,37 @@ from numpy.typing import NDArray
 
 from ml_core.data.store import FeatureStore
 from ml_core.errors import DataError
+from ml_core.flow.logged import LIVE, SUFFIX
 from ml_core.flow.parity import Parity, replay
-from ml_core.flow.read import RegistryReader
+from ml_core.flow.read import open_registry
+from ml_core.flow.registry import Registry
 from ml_core.flow.verdict import Verdict
 from ml_core.project import Flow, GateSettings
+from ml_core.training.evaluation import evidence_of
 from ml_core.training.intervals import paired_interval
 from ml_core.training.tasks import Task, figures, row_loss
 
 Compared = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
 """Labels, and what a challenger and a champion said of the same rows."""
 
-LIVE_FILE = "live.json"
-
 _ATTEMPTS = 5
+_TIMEOUT_S = 30.0
 _PARITY_FILES = 20
 _MOST_ROWS = 100_000
 _LOG = """
     with log as (select * from read_parquet($files, union_by_name = true)),
     labels as (select key::varchar as key, label::double as label, "offset" from examples)
 """
-_COUNTS = """
-    select version, coalesce(role, 'served'), count(*), count(label)
-    from log left join labels on log.key = labels.key
-    group by all order by all
-"""
-_NEWEST = """
-    select score, label
-    from log join labels on log.key = labels.key
-    where version = $version and coalesce(role, 'served') = $role
-    order by labels."offset" desc limit $most
+_EACH = """
+    , joined as (
+        select version, coalesce(role, 'served') as role, score, label,
+               row_number() over (partition by version, role order by labels."offset" desc nulls last) as place
+        from log left join labels on log.key = labels.key
+    )
+    select version, role, count(*), count(label),
+           list(score order by place) filter (label is not null and place <= $most),
+           list(label order by place) filter (label is not null and place <= $most)
+    from joined group by version, role order by version, role
 """
 _BOTH = """
     select label, shadow.score, served.score
@@ -66,7 +68,7 @@ class Answered:
     Attributes
     ----------
     version : int
-    role : {"served", "canary", "shadow"}
+    role : {"served", "canary", "shadow", "streamed"}
     rows, labelled : int
         Rows it scored, and those of them whose label is known by now.
     figures : mapping of str to float
@@ -102,7 +104,26 @@ class Answers:
 
     def files(self) -> list[Path]:
         """Return the files of the log, the oldest first."""
-        return [] if self.folder is None else sorted(self.folder.glob("*.parquet"))
+        return [] if self.folder is None else sorted(self.folder.glob(f"*{SUFFIX}"))
+
+    def look(self, registry: Registry) -> tuple[list[Answered], Parity]:
+        """Return how each version did, and whether the newest answers are those of the registry's packages.
+
+        What was found of the versions is written beside the log, too, where the sidecar's page shows it.
+
+        Raises
+        ------
+        DataError
+            The log cannot be read.
+        """
+        head = registry.head(self._flow.name)
+        found = self.live(None if head is None else evidence_of(registry, head).task)
+        self._tell(found)
+        reader = open_registry(registry.tracking_uri, timeout_s=_TIMEOUT_S)
+        try:
+            return found, replay(self.files()[-_PARITY_FILES:], reader, self._flow.name)
+        finally:
+            reader.close()
 
     def live(self, task: Task | None = None) -> list[Answered]:
         """Return how each version did, by version and role.
@@ -111,16 +132,8 @@ class Answers:
         ----------
         task : {"binary", "multiclass", "regression"}, optional
             By default ``binary``, or ``multiclass`` where a score is a list.
-
-        Raises
-        ------
-        DataError
-            The log cannot be read.
         """
-        return [
-            Answered(version, role, rows, labelled, self._figures(version, role, task) if labelled else {})
-            for version, role, rows, labelled in self._asked(_COUNTS, {})
-        ]
+        return [_answered(row, task) for row in self._asked(_EACH, {"most": _MOST_ROWS})]
 
     def compared(self, challenger: int, champion: int, most: int) -> Compared:
         """Return labels and both versions' scores of requests that the champion answered, shadowed by the challenger.
@@ -131,23 +144,11 @@ class Answers:
         labels, ours, theirs = (np.array([row[place] for row in rows], np.float64) for place in range(3))
         return labels, ours, theirs
 
-    def tell(self, found: list[Answered]) -> None:
-        """Write what `live` found beside the log, where the sidecar's page shows it."""
+    def _tell(self, found: list[Answered]) -> None:
         if self.folder is not None and self.folder.exists():
-            part = self.folder / ".live.part"
+            part = self.folder / f".{LIVE}.part"
             part.write_text(json.dumps(list(table(found))), encoding="utf-8")
-            part.replace(self.folder / LIVE_FILE)
-
-    def parity(self, registry: RegistryReader) -> Parity:
-        """Score the newest files of the log again from the registry's packages."""
-        return replay(self.files()[-_PARITY_FILES:], registry, self._flow.name)
-
-    def _figures(self, version: int, role: str, task: Task | None) -> dict[str, float]:
-        rows = self._asked(_NEWEST, {"version": version, "role": role, "most": _MOST_ROWS})
-        if not rows:  # the files were removed meanwhile
-            return {}
-        scores, labels = (np.array(values, np.float64) for values in zip(*rows, strict=True))
-        return figures(task or ("multiclass" if scores.ndim > 1 else "binary"), labels, scores)
+            part.replace(self.folder / LIVE)
 
     def _asked(self, query: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         """Ask the log and the labels; files that predictors remove meanwhile are passed over."""
@@ -189,8 +190,17 @@ def heard(settings: GateSettings, verdict: Verdict, live: Compared, task: Task) 
     return replace(verdict, accepted=not reasons, reasons=tuple(reasons), figures=shown)
 
 
+def _answered(row: tuple[Any, ...], task: Task | None) -> Answered:
+    version, role, rows, labelled, scores, labels = row
+    if not labelled:
+        return Answered(version, role, rows, 0, {})
+    said, known = np.array(scores, np.float64), np.array(labels, np.float64)
+    task = task or ("multiclass" if said.ndim > 1 else "binary")
+    return Answered(version, role, rows, labelled, figures(task, known, said))
+
+
 def table(found: list[Answered]) -> Iterator[dict[str, Any]]:
-    """Yield a row of a table for each version and role, its figures rounded."""
+    """Yield a row of a table for each version and role."""
     for each in found:
         yield {"version": each.version, "role": each.role, "rows": each.rows, "labelled": each.labelled} | {
             name: each.figures[name] for name in ("loss", "auc", "calibration_error") if name in each.figures

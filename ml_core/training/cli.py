@@ -16,12 +16,10 @@ from ml_core.data.store import FeatureStore
 from ml_core.errors import ProjectError, VersionNotFoundError
 from ml_core.flow.cli import AsJson, FlowName, as_instant, chosen, opened, print_rows
 from ml_core.flow.moving import say
-from ml_core.flow.read import open_registry
 from ml_core.flow.registry import registry_of
 from ml_core.project import Duration, load_project
 from ml_core.training.answers import Answers, table
 from ml_core.training.card import CARD_FILE, files_of
-from ml_core.training.evaluation import evidence_of
 from ml_core.training.freshness import freshness as sync_intervals
 from ml_core.training.full import train_full
 from ml_core.training.gate import judge_and_promote
@@ -31,7 +29,6 @@ from ml_core.training.tuning import grid_of
 from ml_core.training.tuning import tune as tune_flow
 
 _TOLD = ("loss", "auc", "brier", "accuracy", "r2", "calibration_error")
-_TIMEOUT_S = 30.0
 _INTERVALS = ("never", "7 days", "1 day", "1 hour", "0 hours")
 
 
@@ -217,17 +214,8 @@ def answers(flow: FlowName, as_json: AsJson = False) -> None:
             f"flow {flow}: expected prediction_log under [flows.{flow}.serving], the sidecars' log folder"
         )
     log = Answers(found, FeatureStore(found, root=project.root, home=project.home))
-    registry = registry_of(project)
-    head = registry.head(flow)
-    live = log.live(None if head is None else evidence_of(registry, head).task)
-    log.tell(live)
-    told = list(table(live))
-    reader = open_registry(project.tracking_uri, timeout_s=_TIMEOUT_S)
-    try:
-        parity = log.parity(reader)
-    finally:
-        reader.close()
-    print_rows(told, as_json=as_json)
+    versions, parity = log.look(registry_of(project))
+    print_rows(list(table(versions)), as_json=as_json)
     if as_json:
         typer.echo(json.dumps({"parity": asdict(parity)}))
     else:
