@@ -242,19 +242,18 @@ class Following(ABC):
     def _answered(self) -> None:
         self.registry_answers, self.last_contact = True, self._clock.now()
 
-    def _put_aside(self, identity: tuple[int, str | None], error: Exception, retry_at: float) -> Quarantined:
-        """Put a version into quarantine with its reason; return what is known of it."""
+    def _put_aside(self, identity: tuple[int, str | None], error: Exception, retry_at: float) -> None:
+        """Put a version into quarantine with its reason."""
         known = self._quarantine.pop(identity, None)
         reason = str(error) if isinstance(error, ModelFlowError) else f"{type(error).__name__}: {error}"
         since = known.since if known else self._clock.now()
         failures = known.failures + 1 if known else 1
         while len(self._quarantine) >= _REMEMBERED:
             self._quarantine.pop(next(iter(self._quarantine)))
-        entry = self._quarantine[identity] = Quarantined(identity[0], reason, failures, since, retry_at)
+        self._quarantine[identity] = Quarantined(identity[0], reason, failures, since, retry_at)
         self.failures += 1
         self.last_error = reason
         _LOG.error("%s: version %s is quarantined, attempt %s: %s", self.address.flow, identity[0], failures, reason)
-        return entry
 
     def _move(self, state: State) -> None:
         if state not in NEXT[self.state]:

@@ -133,8 +133,9 @@ def test_a_shadow_that_did_worse_is_refused_once_there_are_enough_rows(worse: fl
     assert verdict.accepted == accepted
     assert verdict.figures["live_rows"] == rows
     assert ("live_difference_lower" in verdict.figures) == (rows >= 100)
-    refused = replace(ACCEPTED, accepted=False, reasons=("it was refused before",))
-    assert not heard(settings, refused, (labels, ours, theirs), "binary").accepted
+    for reasons in (("it was refused before",), ()):
+        refused = replace(ACCEPTED, accepted=False, reasons=reasons)
+        assert not heard(settings, refused, (labels, ours, theirs), "binary").accepted
 
 
 def test_the_command_tells_the_same(answered: World, monkeypatch: pytest.MonkeyPatch) -> None:
