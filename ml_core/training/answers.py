@@ -177,18 +177,18 @@ def heard(settings: GateSettings, verdict: Verdict, live: Compared, task: Task) 
     """
     labels, ours, theirs = live
     shown = dict(verdict.figures) | {"live_rows": float(labels.size)}
-    against: tuple[str, ...] = ()
+    against = []
     if labels.size >= settings.min_rows:
         differences = row_loss(task, labels, ours) - row_loss(task, labels, theirs)
         lower, upper = paired_interval(differences, confidence=settings.confidence)
         shown |= {"live_difference_lower": lower, "live_difference_upper": upper}
         if not lower <= settings.max_live_regression:
-            against = (
+            against.append(
                 f"on {labels.size} live requests it answered in the shadow, its loss exceeds the champion's by at least"
-                f" {lower:+.5f}, at most {settings.max_live_regression:+.5f} allowed",
+                f" {lower:+.5f}, at most {settings.max_live_regression:+.5f} allowed"
             )
     accepted = verdict.accepted and not against  # it can only be refused by what was heard
-    return replace(verdict, accepted=accepted, reasons=verdict.reasons + against, figures=shown)
+    return replace(verdict, accepted=accepted, reasons=(*verdict.reasons, *against), figures=shown)
 
 
 def _answered(row: tuple[Any, ...], task: Task | None) -> Answered:
