@@ -11,6 +11,7 @@ import subprocess
 import time
 from pathlib import Path
 
+from ml_core.data.lock import locked
 from ml_core.streaming.broker import Broker
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -29,12 +30,13 @@ def can_run_apache() -> bool:
 def apache_jars() -> Path:
     """Return the folder of Apache Kafka's jars, resolved by Maven when they are not there yet."""
     place = ROOT / "var" / "kafka" / KAFKA
-    if not (place / ".ready").exists():
-        place.mkdir(parents=True, exist_ok=True)
-        (place / "pom.xml").write_text(_POM)
-        command = ["mvn", "-q", "-B", "-f", place / "pom.xml", "dependency:copy-dependencies"]
-        subprocess.run([*command, f"-DoutputDirectory={place / 'jars'}"], check=True, timeout=280)
-        (place / ".ready").touch()
+    place.mkdir(parents=True, exist_ok=True)
+    with locked(place, exclusive=True, wait_s=280):  # another worker of this session may be at it
+        if not (place / ".ready").exists():
+            (place / "pom.xml").write_text(_POM)
+            command = ["mvn", "-q", "-B", "-f", place / "pom.xml", "dependency:copy-dependencies"]
+            subprocess.run([*command, f"-DoutputDirectory={place / 'jars'}"], check=True, timeout=280)
+            (place / ".ready").touch()
     return place / "jars"
 
 
