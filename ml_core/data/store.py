@@ -34,6 +34,7 @@ from ml_core.project import Flow, day_start
 
 _BATCH_ROWS = 65_536
 _SLICE_ROWS = 524_288
+_CLOSING = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +125,15 @@ class FeatureStore:
     def session(self) -> Iterator[None]:
         """Own the DuckDB file over several calls, as a replay does; `absorb` and reads then cost no opening."""
         with self._owner():
+            yield
+
+    @contextmanager
+    def standing_still(self) -> Iterator[None]:
+        """Keep everybody else out; meanwhile the file is whole on disk, with nothing beside it, and may be copied."""
+        with self._thread, locked(self.directory, exclusive=True, wait_s=self._wait_s):
+            if self._file.exists():
+                with self._connected(read_only=False) as connection:
+                    connection.execute("checkpoint")
             yield
 
     def wanted(self) -> bool:
@@ -310,7 +320,10 @@ class FeatureStore:
 
     def _clock(self, waiting: Mapping[str, Sequence[Segment]], before: datetime | None) -> datetime | None:
         """Return the instant every partition is complete through; None before all that the flow needs are there."""
-        if not {self._flow.data.entity, self._flow.data.label_fact} <= set(waiting):
+        needed = {self._flow.data.entity, self._flow.data.label_fact}
+        if before is None:  # what comes over Kafka comes kind by kind, and features.sql may speak of any of them
+            needed |= set(self._flow.stream.facts)
+        if not needed <= set(waiting):
             return before
         complete = min(segments[-1].through for segments in waiting.values())
         return complete if before is None else max(before, complete)
@@ -365,6 +378,11 @@ class FeatureStore:
     @contextmanager
     def _connected(self, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
         with duckdb.connect(str(self._file), read_only=read_only) as connection:
+            with _CLOSING:  # connections of one process to one file share what is set
+                if connection.execute("select current_setting('enable_external_access')").fetchall()[0][0]:
+                    # features.sql is run here: it finds the log's own files on the disk, and nothing else
+                    connection.execute("set allowed_directories = $1", [[str(self.log.directory.absolute())]])
+                    connection.execute("set enable_external_access = false")
             connection.execute("set TimeZone = 'UTC'")
             connection.execute("set enable_progress_bar = false")
             yield connection

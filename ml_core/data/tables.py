@@ -142,6 +142,10 @@ def build_features(
         connection.execute("create or replace temp table built as from features limit 0")
         return 0
     try:
+        found = [statement.type for statement in duckdb.extract_statements(sql)]
+        if found != [duckdb.StatementType.SELECT]:
+            kinds = ", ".join(each.name.lower() for each in found) or "none"
+            raise FeatureError(f"{data.features}: expected one statement, a select, found {kinds}")
         connection.execute(f"create or replace temp table built as {sql.rstrip().rstrip(';')}")
     except duckdb.Error as error:
         line = sql_line(str(error))

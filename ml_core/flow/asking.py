@@ -19,7 +19,8 @@ from ml_core.errors import RegistryDownError, RegistryError, VersionNotFoundErro
 
 _TIMEOUT_S, _RETRIES = 30, 2
 _BUSY_ATTEMPTS, _BUSY_PAUSE_S = 40, 0.05
-_MISSING = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
+# with basic auth a server denies what does not exist; and what may not be read, its asker cannot write either
+_MISSING = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "PERMISSION_DENIED"}
 _Answer = TypeVar("_Answer")
 
 

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from urllib.parse import quote, unquote, urlsplit
 
 from ml_core.errors import PackageError, ProjectError, RegistryDownError, RegistryError, VersionNotFoundError
+from ml_core.flow.credentials import authorization
 from ml_core.flow.package import MANIFEST, read_manifest
 
 _ADDRESS = re.compile(r"models:/(?P<flow>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+)|/(?P<stage>[A-Za-z]+))")
@@ -103,6 +104,7 @@ class RestReader:
         self._timeout_s = timeout_s
         self._parts = urlsplit(tracking_uri)
         self._connection: http.client.HTTPConnection | None = None
+        self._authorization: dict[str, str] = {}
 
     def resolve(self, address: ModelAddress, *, serving: int | None = None) -> VersionRef:
         """Return the version an address points at; at most three small requests."""
@@ -168,11 +170,13 @@ class RestReader:
         return read
 
     def _request(self, method: str, path: str, body: bytes | None = None) -> bytes:
-        headers = {"Content-Type": "application/json"} if body else {}
+        content_type = {"Content-Type": "application/json"} if body else {}
         try:
             if self._connection is None:
+                self._authorization = authorization()
                 kind = http.client.HTTPSConnection if self._parts.scheme == "https" else http.client.HTTPConnection
                 self._connection = kind(self._parts.netloc, timeout=self._timeout_s)
+            headers = content_type | self._authorization
             self._connection.request(method, self._parts.path.rstrip("/") + path, body, headers)
             response = self._connection.getresponse()
             content = response.read()
@@ -184,6 +188,14 @@ class RestReader:
         missing = response.status == http.HTTPStatus.BAD_REQUEST and b"alias" in content and b"not found" in content
         if response.status == http.HTTPStatus.NOT_FOUND or missing:
             raise VersionNotFoundError(f"{self._uri}{path}: nothing there: {content[:200].decode(errors='replace')}")
+        if response.status == http.HTTPStatus.FORBIDDEN:  # basic auth denies what does not exist
+            raise VersionNotFoundError(f"{self._uri}{path}: nothing there yet that this user may read (status 403)")
+        if response.status == http.HTTPStatus.UNAUTHORIZED:
+            self.close()  # the next one reads the credentials again
+            raise RegistryDownError(
+                f"{self._uri}{path}: status 401: the server wants to know who asks; set MLFLOW_TRACKING_USERNAME and"
+                " MLFLOW_TRACKING_PASSWORD, or write them into ~/.mlflow/credentials"
+            )
         if response.status >= http.HTTPStatus.INTERNAL_SERVER_ERROR:
             raise RegistryDownError(f"{self._uri}{path}: status {response.status}")
         if response.status != http.HTTPStatus.OK:

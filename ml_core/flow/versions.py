@@ -5,6 +5,7 @@ under the same name, and it stays theirs.
 """
 
 import json
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,7 +57,7 @@ class Versions:
         clock: Clock | None = None,
     ) -> None:
         self.tracking_uri = tracking_uri
-        self.who = f"{getuser()}@{gethostname()}"
+        self.who = f"{_user()}@{gethostname()}"
         self._clock = clock or SystemClock()
         self._shelf = Shelf(tracking_uri, artifacts=artifacts)
         self._key = signing_key
@@ -159,3 +160,11 @@ def described(found: MlflowVersion) -> ModelVersion:
             f"{found.name} version {found.version}: expected the tags of a flow's version, found {sorted(tags)}"
             f" ({error!r}); it was not published by a flow"
         ) from error
+
+
+def _user() -> str:
+    """Return who runs this process; a container's user need not have a name."""
+    try:
+        return getuser()
+    except (KeyError, OSError):
+        return f"user {os.getuid()}"

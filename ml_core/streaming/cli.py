@@ -17,9 +17,11 @@ from ml_core.streaming.feed import Feed
 from ml_core.streaming.ingest import Ingested, Ingester
 
 if TYPE_CHECKING:
+    from ml_core.flow.registry import Registry
     from ml_core.streaming.learner import Learner
 
 _PAUSE_S = 1.0
+_FIRST_PAUSE_S = 5.0
 _LOG = logging.getLogger("modelflow.streaming")
 
 
@@ -95,7 +97,10 @@ def learn(
     found = project.flow(flow)
     store = FeatureStore(found, root=project.root, home=project.home)
     stop = told_to_stop()
-    learner = Learner(found, store, registry_of(project), broker_of(project, found))
+    registry = registry_of(project)
+    if not until_idle and not _first_version(registry, found, stop):
+        return
+    learner = Learner(found, store, registry, broker_of(project, found))
     try:
         run_learn(learner, until_idle=until_idle, stop=stop)
     finally:
@@ -103,6 +108,25 @@ def learn(
     at = learner.position
     told = {"base": at.base, "watermark": at.watermark, "learned": learner.learned}
     typer.echo(json.dumps(told) if as_json else f"{learner.learned} examples learned, up to {at.watermark}")
+
+
+def _first_version(registry: "Registry", flow: Flow, stop: threading.Event) -> bool:
+    """Wait for the flow's first version, which a full training makes; say whether there is one."""
+    said = ""
+    while not stop.is_set():
+        try:
+            if registry.head(flow.name) is not None:
+                return True
+            why = f"{flow.name}: waiting for its first version, which a full training makes"
+        except ModelFlowError as error:
+            if not error.retryable:
+                raise
+            why = str(error)
+        if why != said:
+            _LOG.warning("%s", why)
+            said = why
+        stop.wait(_FIRST_PAUSE_S)
+    return False
 
 
 def run_learn(learner: "Learner", *, until_idle: bool, stop: threading.Event) -> None:

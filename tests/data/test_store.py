@@ -166,6 +166,28 @@ def test_a_feature_table_that_breaks_its_contract_is_refused(
         store.absorb()
 
 
+@pytest.mark.parametrize(
+    ("expression", "complaint"),
+    [
+        ("(select content from read_text('/etc/hostname'))", "Permission"),
+        ("(select any_value(file) from glob('/etc/*'))", "Permission"),
+        ("(select any_value(column0) from '/etc/passwd.csv')", "Permission"),
+        ("'a' from requests; attach 'elsewhere.duckdb'; select 'a'", "a select, found select, attach, select"),
+        ("'a' from requests; copy (select 1) to 'x.csv'; select 'a'", "a select, found select, copy, select"),
+    ],
+)
+def test_features_see_the_flows_tables_and_nothing_else_of_the_machine(
+    make_store: MakeStore, tmp_path: Path, expression: str, complaint: str
+) -> None:
+    """What may write the project's SQL is not what may read the machine."""
+    store = make_store()
+    text = f"select order_id as key, request_time, {expression}::varchar as shop from requests"
+    (tmp_path / "features.sql").write_text(text, encoding="utf-8")
+    drop(store, 30, orders=[("a", "x", 1, 0)])
+    with pytest.raises(FeatureError, match=complaint):
+        store.absorb()
+
+
 def test_a_damaged_segment_is_named_and_the_rest_stays(make_store: MakeStore) -> None:
     store = make_store()
     drop(store, 30, orders=[("a", "x", 1, 0)])

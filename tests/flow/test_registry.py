@@ -220,3 +220,13 @@ def test_a_registry_that_is_gone_is_reported_in_time() -> None:
     reader = open_registry(f"http://127.0.0.1:{free_port()}", timeout_s=1)
     with pytest.raises(RegistryDownError, match=r"within 1 s"):
         reader.resolve(ModelAddress.parse("models:/shop/Production"))
+
+
+def test_a_user_without_a_name_is_called_by_the_number(sqlite: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container's user is often a number that no file knows."""
+
+    def nobody() -> str:
+        raise KeyError("getpwuid(): uid not found: 10001")
+
+    monkeypatch.setattr("ml_core.flow.versions.getuser", nobody)
+    assert Registry(sqlite).who.startswith("user ")

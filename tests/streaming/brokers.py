@@ -19,6 +19,7 @@ KAFKA = "4.1.0"
 _POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0</modelVersion>
 <groupId>modelflow</groupId><artifactId>broker</artifactId><version>1</version><dependencies><dependency>
 <groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>{KAFKA}</version>
+</dependency><dependency><groupId>org.slf4j</groupId><artifactId>slf4j-simple</artifactId><version>1.7.36</version>
 </dependency></dependencies></project>"""
 
 
@@ -32,11 +33,11 @@ def apache_jars() -> Path:
     place = ROOT / "var" / "kafka" / KAFKA
     place.mkdir(parents=True, exist_ok=True)
     with locked(place, exclusive=True, wait_s=280):  # another worker of this session may be at it
-        if not (place / ".ready").exists():
+        if not (place / ".resolved").exists():
             (place / "pom.xml").write_text(_POM)
-            command = ["mvn", "-q", "-B", "-f", place / "pom.xml", "dependency:copy-dependencies"]
+            command = ["mvn", "-q", "-B", "-f", str(place / "pom.xml"), "dependency:copy-dependencies"]
             subprocess.run([*command, f"-DoutputDirectory={place / 'jars'}"], check=True, timeout=280)
-            (place / ".ready").touch()
+            (place / ".resolved").touch()
     return place / "jars"
 
 
@@ -84,7 +85,8 @@ message.max.bytes=16777216
 
     def start(self) -> "Apache":
         """Start, and wait until it answers."""
-        command = ["java", "-Xmx512m", "-cp", f"{apache_jars()}/*", "kafka.Kafka", self.home / "server.properties"]
+        settings = str(self.home / "server.properties")
+        command = ["java", "-Xmx512m", "-cp", f"{apache_jars()}/*", "kafka.Kafka", settings]
         with (self.home / "out.log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
         deadline = time.monotonic() + 90

@@ -17,7 +17,7 @@ from ml_core.streaming.broker import Broker
 from ml_core.streaming.deadletters import dead_letter_topic
 from ml_core.streaming.ingest import Ingester
 from ml_core.streaming.records import THROUGH
-from tests.data.conftest import at, ordered
+from tests.data.conftest import arrived, at, ordered
 from tests.streaming.orders import labels, orders
 from tests.streaming.processes import ProjectOnDisk
 from tests.streaming.reading import deleted_before, everything
@@ -112,6 +112,25 @@ def test_a_late_fact_counts_as_known_when_it_could_first_be_used(
     assert ingester.total.late == 1
     assert facts_in(store.log, "ordered").column("known_at").to_pylist()[-1] == at(18)
     ingester.close()
+
+
+def test_the_first_rows_wait_for_every_kind_that_is_declared(flow: Flow, tmp_path: Path) -> None:
+    """Topics fill one after the other, and features.sql may speak of the last of them."""
+    declared = {**flow.stream.facts, "weather": {"sky": "string"}}
+    flow = flow.model_copy(update={"stream": flow.stream.model_copy(update={"facts": declared})})
+    (tmp_path / "features.sql").write_text(
+        "select requests.order_id as key, requests.request_time, shop, any_value(sky) as sky"
+        " from requests left join weather on weather.known_at <= request_time group by all"
+    )
+    store = FeatureStore(flow, root=tmp_path, home=tmp_path / "home")
+    store.log.append("ordered", ordered(("o1", "a", 10, 9)), through=at(60))
+    store.log.append("arrived", arrived(("o1", "a", 1, 40)), through=at(60))
+    assert store.absorb().facts == 0
+    sky = {"event_time": [at(1)], "known_at": [at(1)]}
+    instants = {name: pa.array(value, pa.timestamp("us", tz="UTC")) for name, value in sky.items()}
+    store.log.append("weather", pa.table(instants | {"sky": ["clear"]}), through=at(60))
+    assert store.absorb().examples == 1
+    assert store.examples(0, 1).column("sky").to_pylist() == ["clear"]
 
 
 def test_a_column_the_flow_declares_later_is_null_before(

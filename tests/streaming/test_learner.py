@@ -1,5 +1,6 @@
 """The resident learner: whatever happens to it, its weights are those of one undisturbed pass over the examples."""
 
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from ml_core.data import FeatureStore
-from ml_core.errors import RegistryError, StreamError
+from ml_core.errors import RegistryDownError, RegistryError, StreamError
 from ml_core.flow.registry import Registry
 from ml_core.flow.topic import ModelReader, StreamedModel, take_apart
 from ml_core.pipeline import PipelineModel
@@ -310,3 +311,27 @@ def test_a_learner_killed_at_any_moment_ends_with_the_weights_of_an_undisturbed_
     digest = PipelineModel.load(package / "state", flow.pipeline).state_digest()
     assert digest == undisturbed(flow, store, 0, head.watermark)
     assert streamed(broker, flow)[1].described["watermark"] == head.watermark
+
+
+def test_a_resident_learner_waits_for_the_flows_first_version(flow: Flow, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A platform starts before anything is trained; its learner must not be started again and again until then."""
+    from ml_core.streaming import cli
+
+    monkeypatch.setattr(cli, "_FIRST_PAUSE_S", 0.0)
+    heads = iter([None, RegistryDownError("away"), None, "a version"])
+
+    class Coming:
+        def head(self, _: str) -> object:
+            found = next(heads)
+            if isinstance(found, Exception):
+                raise found
+            return found
+
+    stop = threading.Event()
+    assert cli._first_version(Coming(), flow, stop)  # type: ignore[arg-type]
+    assert list(heads) == []
+    stop.set()
+    assert not cli._first_version(Coming(), flow, stop)  # type: ignore[arg-type]
+    heads = iter([RegistryError("someone else's")])
+    with pytest.raises(RegistryError, match="someone else's"):
+        cli._first_version(Coming(), flow, threading.Event())  # type: ignore[arg-type]
