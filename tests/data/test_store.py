@@ -181,7 +181,7 @@ def test_features_see_the_flows_tables_and_nothing_else_of_the_machine(
 ) -> None:
     """What may write the project's SQL is not what may read the machine."""
     store = make_store()
-    text = f"select order_id as key, request_time, {expression}::varchar as shop from requests"
+    text = f"select order_id as key, request_time, {expression}::varchar as shop from requests"  # noqa: S608
     (tmp_path / "features.sql").write_text(text, encoding="utf-8")
     drop(store, 30, orders=[("a", "x", 1, 0)])
     with pytest.raises(FeatureError, match=complaint):
