@@ -88,6 +88,14 @@ lock: setup ## resolve pyproject.toml into the locks; newest versions: make lock
 	@for image in sidecar dagster mlflow; do $(BIN)/uv pip compile --group $$image $(LOCKED) \
 	  --constraints requirements.lock --output-file docker/$$image-requirements.lock; done
 
+.PHONY: sbom
+sbom: setup ## a CycloneDX list of what each lock holds, in var/sbom/
+	@$(BIN)/python -m scripts.supply sbom
+
+.PHONY: audit
+audit: setup ## ask an advisory database about every lock; needs the network
+	@$(BIN)/python -m scripts.supply audit
+
 .PHONY: clean
 clean: ## remove .venv and caches; the platform's state in var/ stays
 	@rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

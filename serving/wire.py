@@ -46,6 +46,7 @@ STATUS: Final[Mapping[type[ModelFlowError], tuple[int, str]]] = {
     errors.HeadMovedError: (500, "INTERNAL_ERROR"),
     errors.FlowBusyError: (500, "INTERNAL_ERROR"),
     errors.PromotionError: (500, "INTERNAL_ERROR"),
+    errors.BackupError: (500, "INTERNAL_ERROR"),
     errors.PlatformError: (500, "INTERNAL_ERROR"),
 }
 INTERNAL: Final = (500, "INTERNAL_ERROR")

@@ -375,13 +375,19 @@ class FeatureStore:
             with self._connected(read_only=True) as connection:
                 yield connection
 
+    def _readable(self) -> list[str]:
+        """Return the folders that SQL may read: the event log, and the prediction log where the flow has one."""
+        predictions = self._flow.serving.prediction_log
+        folders = [self.log.directory, *([] if predictions is None else [self.home / predictions])]
+        return [str(folder.absolute()) for folder in folders]
+
     @contextmanager
     def _connected(self, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
         with duckdb.connect(str(self._file), read_only=read_only) as connection:
             with _CLOSING:  # connections of one process to one file share what is set
                 if connection.execute("select current_setting('enable_external_access')").fetchall()[0][0]:
-                    # features.sql is run here: it finds the log's own files on the disk, and nothing else
-                    connection.execute("set allowed_directories = $1", [[str(self.log.directory.absolute())]])
+                    # features.sql is run here: it finds the flow's own logs on the disk, and nothing else
+                    connection.execute("set allowed_directories = $1", [self._readable()])
                     connection.execute("set enable_external_access = false")
             connection.execute("set TimeZone = 'UTC'")
             connection.execute("set enable_progress_bar = false")

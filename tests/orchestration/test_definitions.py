@@ -57,7 +57,7 @@ def test_the_names_users_know_do_not_change_unnoticed(project: Project) -> None:
         *("drift_features", "drift_loss", "drift_scores"),
         *("examples_can_be_learned", "facts_columns", "facts_fresh", "facts_in_order", "facts_unique", "facts_volume"),
         *("features_in_range", "features_missing", "features_schema", "gate"),
-        *("labels_delay", "labels_follow_requests", "labels_rate"),
+        *("labels_delay", "labels_follow_requests", "labels_rate", "learner_fresh", "learner_lag"),
     ]
     jobs = {name for name in repository.job_names if not name.startswith("__")}
     assert jobs == {
@@ -75,6 +75,7 @@ def test_the_names_users_know_do_not_change_unnoticed(project: Project) -> None:
     ]
     assert sorted(sensor.name for sensor in repository.sensor_defs) == [
         "flight_delays_drift",
+        "flight_delays_learner",
         "flight_delays_live_loss",
         "flight_delays_new_days",
         "flight_delays_new_labels",
