@@ -114,6 +114,6 @@ def asof(
     return (
         f"(select {chosen} from (select *, last_value(carried, true) over ({partition}{ordered}) as found from"
         f" (select {of_left} from {texts[0]} union all select {of_right}"
-        f" from {texts[1]} where {moment} is not null{' and ' + present if present else ''})))"
+        f" from {texts[1]} where {moment} is not null{' and ' + present if present else ''}))"
         f" where side = {side['left']}{'' if outer else ' and found is not null'})"
     )
