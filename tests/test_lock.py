@@ -1,4 +1,4 @@
-"""The two locks: complete, hashed, free of addresses, and in agreement with each other and with pyproject.toml."""
+"""The locks: complete, hashed, free of addresses, and in agreement with each other and with pyproject.toml."""
 
 import re
 import tomllib
@@ -10,7 +10,11 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
-LOCKS = [ROOT / "requirements.lock", ROOT / "docker" / "sidecar-requirements.lock"]
+LOCKS = [
+    ROOT / "requirements.lock",
+    ROOT / "docker" / "sidecar-requirements.lock",
+    ROOT / "docker" / "spark-requirements.lock",
+]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PIN = re.compile(
     r"^(?P<name>[\w.-]+)==(?P<version>\S+)(?: ; (?P<marker>.*?))? \\(?P<hashes>(?:\n {4}.*)+)", re.MULTILINE
@@ -49,6 +53,15 @@ def test_the_lock_satisfies_what_the_project_asks_for(text: str) -> None:
     ]
     assert len(found) == 1
     assert wanted.specifier.contains(found[0])
+
+
+def test_the_lock_of_spark_is_what_the_extra_and_its_group_ask_for() -> None:
+    """It is no part of the other locks, whose users do not wait for several hundred megabytes."""
+    (extra,) = PROJECT["project"]["optional-dependencies"]["spark"]
+    assert PROJECT["dependency-groups"]["spark"] == [extra]
+    locked = {name: version for name, version, _ in pins(LOCKS[2])}
+    assert Requirement(extra).specifier.contains(locked["pyspark"])
+    assert "pyspark" not in {name for name, *_ in pins(LOCKS[0])}
 
 
 def applies(marker: str) -> bool:

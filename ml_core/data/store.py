@@ -261,7 +261,13 @@ class FeatureStore:
     def _rebuild(self, connection: duckdb.DuckDBPyConnection, partitions: Collection[str], until: datetime) -> None:
         connection.execute("drop table features")
         tables.build_features(
-            connection, self._flow.data, self._sql(), partitions=partitions, after=None, until=until, engine=self._engine
+            connection,
+            self._flow.data,
+            self._sql(),
+            partitions=partitions,
+            after=None,
+            until=until,
+            engine=self._engine,
         )
         tables.rebuild_examples(connection)
 

@@ -125,7 +125,13 @@ class Engine(Protocol):
     """
 
     def __call__(
-        self, connection: Connection, data: DataSettings, sql: str, *, partitions: Collection[str], since: datetime | None
+        self,
+        connection: Connection,
+        data: DataSettings,
+        sql: str,
+        *,
+        partitions: Collection[str],
+        since: datetime | None,
     ) -> None:
         """Make `built`; raise FeatureError where the definition fails."""
 

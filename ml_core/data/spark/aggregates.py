@@ -8,7 +8,7 @@ from sqlglot import exp
 
 from ml_core.data.spark.operators import spread
 from ml_core.data.spark.rules import WINDOWS, name_of, refuse, rule
-from ml_core.data.spark.scope import ticked
+from ml_core.data.spark.scope import bare, ticked
 from ml_core.data.spark.types import WHOLE, fields, is_struct, spark_type
 from ml_core.data.spark.writer import Writer
 
@@ -19,7 +19,7 @@ _SORTED = (exp.Count, exp.Sum, exp.Avg, exp.Min, exp.Max)
 def _made(writer: Writer, node: exp.Expr, aggregate: str, *conditions: str) -> str:
     """Return an aggregate with what is written behind it: its filter, or its window."""
     around = node.parent if not isinstance(node.parent, exp.IgnoreNulls) else node.parent.parent
-    if isinstance(around, exp.Window) and around.this.unnest() is node:
+    if isinstance(around, exp.Window) and bare(around.this) is node:
         if conditions or not isinstance(node, _SORTED):
             refuse(around, f"{name_of(node)} over a window")
         return f"{aggregate} {over(writer, around)}"
@@ -66,7 +66,8 @@ def total(writer: Writer, node: exp.Sum) -> str:
 def mean(writer: Writer, node: exp.Avg) -> str:
     """Return the exact sum of whole numbers over their count."""
     value = _whole(writer, node)
-    return f"(cast({_made(writer, node, f'sum({value})')} as double) / nullif({_made(writer, node, f'count({value})')}, 0))"
+    whole, count = (_made(writer, node, f"{name}({value})") for name in ("sum", "count"))
+    return f"(cast({whole} as double) / nullif({count}, 0))"
 
 
 def _whole(writer: Writer, node: exp.Expr) -> str:
@@ -128,7 +129,7 @@ def _scalar(writer: Writer, node: exp.Expr, what: str) -> str:
 
 @rule("windows", ["row_number", "rank", "dense_rank"], exp.RowNumber, exp.Rank, exp.DenseRank)
 def ranked(_: Writer, node: exp.Func) -> str:
-    """Number rows in their order."""
+    """Write the number of a row in its order."""
     return f"{name_of(node)}()"
 
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from sqlglot import exp
 
 from ml_core.data.spark.rules import refuse
-from ml_core.data.spark.scope import ticked
+from ml_core.data.spark.scope import bare, ticked
 from ml_core.data.spark.writer import Writer
 
-_MIRRORED = {exp.GTE: exp.LTE, exp.GT: exp.LT, exp.LTE: exp.GTE, exp.LT: exp.GT}
+_MIRRORED: dict[type[exp.Expr], type[exp.Expr]] = {exp.GTE: exp.LTE, exp.GT: exp.LT, exp.LTE: exp.GTE, exp.LT: exp.GT}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +37,12 @@ def conditions(join: exp.Join, right: str) -> Conditions:
         refuse(join, "asof join using")
     equal, moments = [], []
     for part in on.flatten() if isinstance(on, exp.And) else [on]:
-        condition = part.unnest()
+        condition = bare(part)
         if type(condition) not in {exp.EQ, *_MIRRORED}:
             refuse(part, f"{condition.key} in the condition of an asof join", hint="put it into `where`")
-        sides = [{column.table for column in side.find_all(exp.Column)} for side in (condition.this, condition.expression)]
+        sides = [
+            {column.table for column in side.find_all(exp.Column)} for side in (condition.this, condition.expression)
+        ]
         if sides[1] == {right} and right not in sides[0]:
             pair, kind = (condition.this, condition.expression), type(condition)
         elif sides[0] == {right} and right not in sides[1]:

@@ -39,7 +39,13 @@ class SparkEngine:
         self._home = home
 
     def __call__(
-        self, connection: Connection, data: DataSettings, sql: str, *, partitions: Collection[str], since: datetime | None
+        self,
+        connection: Connection,
+        data: DataSettings,
+        sql: str,
+        *,
+        partitions: Collection[str],
+        since: datetime | None,
     ) -> None:
         """Run `sql` on Spark over `requests` and the facts of `partitions`.
 
@@ -60,10 +66,14 @@ class SparkEngine:
         parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix="build-", dir=parent)).resolve()
         try:
-            folder.chmod(0o777)  # noqa: S103 - workers may run as another user, and write here
-            handed = {
-                name: _handed_over(connection, name, query.reads.get(name, ()), folder, tables, since) for name in names
-            }
+            folder.chmod(0o777)  # workers may run as another user, and write here
+            handed = {}
+            for number, name in enumerate(names):  # numbered: a kind of fact may have any name
+                reads = query.reads.get(name, ())
+                kinds = {column: kind for column, kind in tables[name].items() if column.lower() in reads}
+                handed[name] = folder / f"{number}.parquet"
+                start = None if name == "requests" else since
+                _hand_over(connection, name, kinds or {"known_at": tables[name]["known_at"]}, handed[name], since=start)
             _run(query, handed, folder / "rows", data)
             _taken_back(connection, query, folder / "rows", data)
         finally:
@@ -75,21 +85,14 @@ def described(connection: Connection, table: str) -> dict[str, str]:
     return {row[0]: row[1] for row in connection.execute(f"describe {quoted(table)}").fetchall()}
 
 
-def _handed_over(
-    connection: Connection,
-    name: str,
-    reads: Collection[str],
-    folder: Path,
-    tables: Mapping[str, Mapping[str, str]],
-    since: datetime | None,
-) -> Path:
-    """Write the columns of a relation that are read as one Parquet file, without facts that are too old."""
-    kinds = {column: kind for column, kind in tables[name].items() if column.lower() in reads}
-    kinds = kinds or {"known_at": tables[name]["known_at"]}
-    recent = "" if since is None or name == "requests" else f" where known_at > timestamptz '{since.isoformat()}'"
+def _hand_over(
+    connection: Connection, name: str, kinds: Mapping[str, str], file: Path, *, since: datetime | None
+) -> None:
+    """Write some columns of a relation as one Parquet file, without facts that are too old."""
+    recent = "" if since is None else f" where known_at > timestamptz '{since.isoformat()}'"
     times = [quoted(column) for column, kind in kinds.items() if kind in TEMPORAL]
     infinite = " or ".join(f"isinf({column})" for column in times) or "false"
-    counted = f"select count(*) from {quoted(name)} where {infinite}"  # noqa: S608 - identifiers are quoted
+    counted = f"select count(*) from {quoted(name)} where {infinite}"
     if connection.execute(counted).fetchall()[0][0]:
         raise FeatureError(
             f"{name}: expected times that Spark knows, found an infinite one in {', '.join(times)}; write null"
@@ -99,13 +102,10 @@ def _handed_over(
         quoted(column) if kind != "HUGEINT" else f"{quoted(column)}::bigint as {quoted(column)}"
         for column, kind in kinds.items()
     )
-    # numbered: a kind of fact may have any name
-    file = folder / f"{list(tables).index(name)}.parquet"
     connection.execute(
-        f"copy (select {columns} from {quoted(name)}{recent}) to '{_escaped(file)}'"  # noqa: S608 - identifiers are quoted
+        f"copy (select {columns} from {quoted(name)}{recent}) to '{_escaped(file)}'"
         f" (format parquet, compression zstd, row_group_size {_ROW_GROUP})"
     )
-    return file
 
 
 def _run(query: Translation, handed: Mapping[str, Path], target: Path, data: DataSettings) -> None:
@@ -124,7 +124,9 @@ def _taken_back(connection: Connection, query: Translation, rows: Path, data: Da
     """Make `built` of what Spark wrote; its types have to be those DuckDB gives the same text."""
     source = f"read_parquet('{_escaped(rows)}/*.parquet')"
     found = {row[0]: row[1] for row in connection.execute(f"describe from {source}").fetchall()}
-    expected = {name: kind.replace("HUGEINT", "BIGINT").replace('"NULL"', "INTEGER") for name, kind in query.columns.items()}
+    expected = {
+        name: kind.replace("HUGEINT", "BIGINT").replace('"NULL"', "INTEGER") for name, kind in query.columns.items()
+    }
     if found != expected:
         different = {name: kind for name, kind in found.items() if expected.get(name) != kind}
         raise FeatureError(f'{data.features}: expected of Spark {expected}, found {different}; set engine = "duckdb"')
@@ -132,7 +134,7 @@ def _taken_back(connection: Connection, query: Translation, rows: Path, data: Da
         f"{quoted(name)}::{kind} as {quoted(name)}" if kind == "HUGEINT" else quoted(name)
         for name, kind in query.columns.items()
     )
-    connection.execute(f"create or replace temp table built as select {columns} from {source}")  # noqa: S608 - quoted
+    connection.execute(f"create or replace temp table built as select {columns} from {source}")
 
 
 def _escaped(path: Path) -> str:

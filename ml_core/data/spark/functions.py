@@ -17,7 +17,13 @@ _PARTS = {
     "day": "day({0})", "doy": "dayofyear({0})", "dow": "(dayofweek({0}) - 1)", "isodow": "(weekday({0}) + 1)",
     "hour": "hour({0})", "minute": "minute({0})", "second": "second({0})",
 }  # fmt: skip
-_PART_NAMES = {"dayofweek": "dow", "weekday": "dow", "dayofyear": "doy", "dayofweekiso": "isodow", "dayofweek_iso": "isodow"}
+_PART_NAMES = {
+    "dayofweek": "dow",
+    "weekday": "dow",
+    "dayofyear": "doy",
+    "dayofweekiso": "isodow",
+    "dayofweek_iso": "isodow",
+}
 _NODES = {
     exp.Year: "year", exp.Quarter: "quarter", exp.Month: "month", exp.Week: "week", exp.WeekOfYear: "week",
     exp.Day: "day", exp.DayOfMonth: "day", exp.DayOfYear: "doy", exp.DayOfWeek: "dow", exp.DayOfWeekIso: "isodow",
@@ -26,7 +32,7 @@ _NODES = {
 _STRFTIME = {
     "%Y": "yyyy", "%y": "yy", "%m": "MM", "%-m": "M", "%d": "dd", "%-d": "d", "%H": "HH", "%-H": "H", "%I": "hh",
     "%-I": "h", "%M": "mm", "%-M": "m", "%S": "ss", "%-S": "s", "%f": "SSSSSS", "%j": "DDD", "%p": "a", "%a": "EEE",
-    "%A": "EEEE", "%b": "MMM", "%B": "MMMM", "%F": "yyyy-MM-dd", "%T": "HH:mm:ss", "%%": "'%'",
+    "%A": "EEEE", "%b": "MMM", "%B": "MMMM", "%%": "'%'",
 }  # fmt: skip
 
 
@@ -83,26 +89,20 @@ def date_diff(writer: Writer, node: exp.DateDiff) -> str:
     if not kinds <= set(TEMPORAL):
         refuse(node, f"date_diff of {' and '.join(sorted(kinds))}")
     end, start = (f"cast({writer.write(each)} as timestamp)" for each in (later, earlier))
-    if unit in _MICROS:
-        counted = (f"floor(unix_micros({each}) / {_MICROS[unit]}L)" for each in (end, start))
-        if unit == "microsecond":
-            counted = (f"unix_micros({each})" for each in (end, start))
-        else:
-            counted = (_floored(f"unix_micros({each})", _MICROS[unit]) for each in (end, start))
-        return f"({' - '.join(counted)})"
-    if unit == "day":
-        return f"cast(datediff(cast({end} as date), cast({start} as date)) as bigint)"
-    if unit == "month":
-        months = (f"(12 * year({each}) + month({each}))" for each in (end, start))
-        return f"cast({' - '.join(months)} as bigint)"
-    if unit == "year":
-        return f"cast(year({end}) - year({start}) as bigint)"
-    refuse(node, f"date_diff('{unit}')", hint=f"use one of {', '.join([*_MICROS, 'day', 'month', 'year'])}")
+    counted = {
+        **{name: _floored("unix_micros({0})", micros) for name, micros in _MICROS.items()},
+        "day": "cast(unix_date(cast({0} as date)) as bigint)",
+        "month": "cast(12 * year({0}) + month({0}) as bigint)",
+        "year": "cast(year({0}) as bigint)",
+    }
+    if unit not in counted:
+        refuse(node, f"date_diff('{unit}')", hint=f"use one of {', '.join(counted)}")
+    return f"({counted[unit].format(end)} - {counted[unit].format(start)})"
 
 
 def _floored(micros: str, unit: int) -> str:
     """Return how many whole units; `div` alone would drop the part of a moment before 1970."""
-    return f"(({micros} - pmod({micros}, {unit}L)) div {unit}L)"
+    return micros if unit == 1 else f"(({micros} - pmod({micros}, {unit}L)) div {unit}L)"
 
 
 @rule("functions", ["date_trunc"], exp.TimestampTrunc, exp.DateTrunc)
@@ -209,7 +209,8 @@ def elementary(writer: Writer, node: exp.Func) -> str:
 def ln(writer: Writer, node: exp.Ln) -> str:
     """Return the natural logarithm: of zero minus infinity, of a negative number NaN, where Spark gives null."""
     value = _double(writer, node.this, "ln")
-    return f"case when {value} > 0 then ln({value}) when {value} = 0 then -double('infinity') when {value} < 0 then double('NaN') end"
+    beyond = f"when {value} = 0 then -double('infinity') when {value} < 0 then double('NaN')"
+    return f"case when {value} > 0 then ln({value}) {beyond} end"
 
 
 @rule("functions", ["sqrt"], exp.Sqrt)

@@ -7,6 +7,7 @@ Operands are brought into the type DuckDB would widen them to before Spark sees 
 from sqlglot import exp
 
 from ml_core.data.spark.rules import name_of, refuse, rule
+from ml_core.data.spark.scope import bare
 from ml_core.data.spark.types import (
     INSTANT,
     REAL,
@@ -22,7 +23,15 @@ from ml_core.data.spark.writer import Writer
 
 _UNITS = ("MICROSECOND", "MILLISECOND", "SECOND", "MINUTE", "HOUR", "DAY", "WEEK", "MONTH", "YEAR")
 _TO_INTERVAL = {"to_seconds": "SECOND", "to_minutes": "MINUTE", "to_hours": "HOUR", "to_days": "DAY"}
-_COMPARISONS = {exp.EQ: "=", exp.NEQ: "<>", exp.LT: "<", exp.LTE: "<=", exp.GT: ">", exp.GTE: ">=", exp.NullSafeEQ: "<=>"}
+_COMPARISONS = {
+    exp.EQ: "=",
+    exp.NEQ: "<>",
+    exp.LT: "<",
+    exp.LTE: "<=",
+    exp.GT: ">",
+    exp.GTE: ">=",
+    exp.NullSafeEQ: "<=>",
+}
 
 
 @rule("operators", [], exp.Column)
@@ -67,7 +76,7 @@ def boolean(_: Writer, node: exp.Boolean) -> str:
 
 
 @rule("operators", ["null"], exp.Null)
-def null(_: Writer, node: exp.Null) -> str:  # noqa: ARG001 - a rule takes both
+def null(_writer: Writer, _node: exp.Null) -> str:
     """Write null; where its type matters, it is cast by what stands around it."""
     return "null"
 
@@ -114,14 +123,12 @@ def compared(writer: Writer, node: exp.Expr, operands: list[exp.Expr]) -> list[s
     for operand in operands[1:]:
         found = writer.type(operand)
         for one, other, side in ((kind, found, operands[0]), (found, kind, operand)):
-            if one == "VARCHAR" and other in TEMPORAL and isinstance(side.unnest(), exp.Literal):
+            if one == "VARCHAR" and other in TEMPORAL and isinstance(bare(side), exp.Literal):
                 kind = found = other
         common = widened(kind, found)
         if common is None or is_struct(common):
             refuse(node, f"comparing {kind} with {found}", hint="cast one of them")
         kind = common
-    if kind == "DOUBLE" and any(writer.type(each) == "BIGINT" for each in operands):
-        pass  # DuckDB rounds the whole number to a double as well
     return [writer.coerced(operand, kind) for operand in operands]
 
 
@@ -221,7 +228,7 @@ def division(writer: Writer, node: exp.Div) -> str:
     if kind not in REAL:
         refuse(node, "decimal" if is_decimal(kind) else f"/ of {kind}")
     above, below = writer.coerced(node.this, kind), writer.coerced(node.expression, kind)
-    divisor = node.expression.unnest()
+    divisor = bare(node.expression)
     plain = isinstance(divisor, exp.Literal) and float(divisor.name) != 0
     quotient = f"({above} / {below})"
     if not plain:
@@ -278,13 +285,13 @@ def at_time_zone(writer: Writer, node: exp.AtTimeZone) -> str:
 
 
 @rule("operators", ["interval"], exp.Interval)
-def interval(writer: Writer, node: exp.Interval) -> str:
+def interval(_writer: Writer, node: exp.Interval) -> str:
     """Write a span of a whole number of units."""
     unit = str(node.args["unit"].name).upper().removesuffix("S") if node.args.get("unit") else ""
     count = node.this
-    if isinstance(count, exp.Literal) and count.name.lstrip("-").isdigit() and unit in _UNITS:
-        return spread(int(count.name), unit)
-    refuse(node, f"interval {node.sql('duckdb')}", hint="write a whole number and a unit, such as interval 3 hour")
+    if not (isinstance(count, exp.Literal) and count.name.lstrip("-").isdigit() and unit in _UNITS):
+        refuse(node, node.sql("duckdb").lower(), hint="write a whole number and a unit, such as interval 3 hour")
+    return spread(int(count.name), unit)
 
 
 def spread(count: int, unit: str) -> str:
@@ -303,32 +310,35 @@ def spread(count: int, unit: str) -> str:
 def cast(writer: Writer, node: exp.Cast) -> str:
     """Cast where both engines mean the same, rounding halves to even on the way to whole numbers."""
     source, kind = writer.type(node.this), writer.type(node)
-    inner, named = node.this.unnest(), spark_type(kind)
-    if source == kind and named is not None:
-        return writer.write(node.this)
+    inner, named = bare(node.this), spark_type(kind)
     if named is None:
         refuse(node, f"cast to {kind}", hint="cast to another type")
-    if source == '"NULL"':
-        return f"cast(null as {named})"
+    if source == kind:
+        return writer.write(node.this)
     if is_decimal(source) or (source == "VARCHAR" and isinstance(inner, exp.Literal)):
         return writer.constant(inner, kind)
     if kind == "VARCHAR":
         return as_text(writer, node.this)
-    if source in REAL and kind in WHOLE:
-        return f"cast(rint({writer.write(node.this)}) as {named})"
     if (source, kind) == ("DOUBLE", "FLOAT"):
         return _narrowed(writer, node.this)
+    return _converted(writer, node.this, source, kind)
+
+
+def _converted(writer: Writer, node: exp.Expr, source: str, kind: str) -> str:
+    """Return a value in another type by Spark's cast, which means the same for these pairs."""
     numbers = ("BOOLEAN", *WHOLE, *REAL)
-    if (source in numbers and kind in numbers[1:]) or (source in TEMPORAL and kind in TEMPORAL):
-        return f"cast({writer.write(node.this)} as {named})"
-    refuse(node, f"cast from {source} to {kind}", hint="let the loader write the column in that type")
+    same = (source in numbers and kind in numbers[1:]) or (source in TEMPORAL and kind in TEMPORAL)
+    if not same and source != '"NULL"':
+        refuse(node, f"cast from {source} to {kind}", hint="let the loader write the column in that type")
+    value = writer.write(node)
+    return f"cast({f'rint({value})' if source in REAL and kind in WHOLE else value} as {spark_type(kind)})"
 
 
 def _narrowed(writer: Writer, node: exp.Expr) -> str:
     """Return a double as a float; one too large fails, as in DuckDB, where its size is not known to be small."""
     value = writer.write(node)
     small = (exp.Avg, exp.Sin, exp.Cos, exp.Radians)
-    aggregate = node.unnest().this if isinstance(node.unnest(), exp.Filter) else node.unnest()
+    aggregate = bare(node).this if isinstance(bare(node), exp.Filter) else bare(node)
     if isinstance(aggregate, small):
         return f"cast({value} as float)"
     infinite = f"abs(cast({value} as float)) = float('infinity') and abs({value}) < double('infinity')"

@@ -79,7 +79,7 @@ def refuse(node: exp.Expr | None, what: str, why: str = "", *, hint: str = "") -
     advice = hint or HINTS.get(what, "write it otherwise")
     reason = f" ({why})" if why else ""
     raise FeatureError(
-        f"{line}: {what} is not translated for Spark{reason}; {advice}, or set engine = \"duckdb\""
+        f'{line}: {what} is not translated for Spark{reason}; {advice}, or set engine = "duckdb"'
         " (docs/spark.md lists what is)"
     )
 

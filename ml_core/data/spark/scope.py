@@ -94,6 +94,13 @@ class Scope:
         return copied.sql("duckdb", comments=False)
 
 
+def bare(node: exp.Expr) -> exp.Expr:
+    """Return an expression without the parentheses around it."""
+    while isinstance(node, exp.Paren):
+        node = node.this
+    return node
+
+
 def parts(node: exp.Expr) -> Iterator[exp.Expr]:
     """Walk a node without entering the queries in it."""
     yield from node.walk(prune=lambda part: isinstance(part, exp.Query))

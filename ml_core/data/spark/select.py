@@ -69,9 +69,7 @@ class SelectWriter:
             refuse(query, query.key, hint="write a select")
         return prefix + self._select(query, queries, outer, kinds)
 
-    def _with(
-        self, node: exp.Expr, queries: Mapping[str, Source], *, top: bool
-    ) -> tuple[str, Mapping[str, Source]]:
+    def _with(self, node: exp.Expr, queries: Mapping[str, Source], *, top: bool) -> tuple[str, Mapping[str, Source]]:
         """Return the named queries as text, and everything readable with them."""
         named = node.args.get("with_")
         if named is None:
@@ -134,6 +132,7 @@ class SelectWriter:
             kind = kinds[number] if kinds else writer.type(value)
             kind = "INTEGER" if kind == '"NULL"' else kind
             if spark_type(kind) is None and not is_struct(kind):
+                writer.write(value)  # may name what in it is not translated
                 refuse(column, f"a column of {kind}", hint="cast it, such as 0.5::double")
             written[name] = writer.write(value) if is_struct(kind) else writer.coerced(value, kind)
         return written
@@ -168,7 +167,11 @@ class SelectWriter:
         grouped = node.args.get("group") is not None or any(aggregated(column) for column in node.expressions)
         windows = any(isinstance(part, exp.Window) for column in node.expressions for part in parts(column))
         if len(lists) > 1 or grouped or windows or node.args.get("from_") is None:
-            refuse(lists[0], "unnest beside another, without from, or with groups or windows", hint="use a query of its own")
+            refuse(
+                lists[0],
+                "unnest beside another, without from, or with groups or windows",
+                hint="use a query of its own",
+            )
         (unnest,) = lists
         kind = writer.type(unnest)
         values = ", ".join(_elements(unnest, writer, kind))
@@ -184,14 +187,20 @@ def _elements(node: exp.Explode, writer: Writer, kind: str) -> list[str]:
     listed = node.this
     if isinstance(listed, exp.Array) and listed.expressions and not node.expressions:
         return [writer.coerced(each, kind) for each in listed.expressions]
-    if isinstance(listed, exp.GenerateSeries) and listed.args.get("step") is None and not node.expressions:
-        bounds = (listed.args["start"], listed.args["end"])
-        if all(isinstance(bound, exp.Literal) and bound.name.isdigit() for bound in bounds):
-            first, last = (int(bound.name) for bound in bounds)
-            last += 0 if listed.args.get("is_end_exclusive") else 1
-            if 0 < last - first <= _MOST_UNNESTED:
-                return [f"{number}L" for number in range(first, last)]
-    refuse(node, f"unnest({listed.sql('duckdb')})", hint="write a list, or range of a plain number")
+    numbers = _numbers(listed)
+    if not 0 < len(numbers) <= _MOST_UNNESTED or node.expressions:
+        refuse(node, f"unnest({listed.sql('duckdb')})", hint="write a list, or range of a plain number")
+    return [f"{number}L" for number in numbers]
+
+
+def _numbers(node: exp.Expr) -> range:
+    """Return the numbers of `range` with plain bounds; none for anything else."""
+    bounds = (node.args.get("start"), node.args.get("end"))
+    plain = all(isinstance(bound, exp.Literal) and bound.name.isdigit() for bound in bounds)
+    if not isinstance(node, exp.GenerateSeries) or node.args.get("step") is not None or not plain:
+        return range(0)
+    first, last = (int(bound.name) for bound in bounds if bound is not None)
+    return range(first, last + (0 if node.args.get("is_end_exclusive") else 1))
 
 
 def _listed(columns: Mapping[str, str]) -> str:

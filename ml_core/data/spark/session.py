@@ -4,6 +4,7 @@ A process has one Spark application at a time; asking for another master or othe
 lives as long as the process, since starting one takes seconds.
 """
 
+import re
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
@@ -24,7 +25,13 @@ MEANING = {
     "spark.sql.parquet.datetimeRebaseModeInWrite": "CORRECTED",
 }
 _QUIET = {"spark.ui.enabled": "false", "spark.ui.showConsoleProgress": "false", "spark.log.level": "ERROR"}
-_LOOPBACK = {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
+# of a Spark within this process: what it needs for some hundred thousand rows, and no other address than loopback
+_LOCAL = {
+    "spark.driver.host": "127.0.0.1",
+    "spark.driver.bindAddress": "127.0.0.1",
+    "spark.driver.memory": "4g",
+    "spark.sql.shuffle.partitions": "8",
+}
 _held: dict[str, Any] = {}
 
 
@@ -59,15 +66,22 @@ def session(master: str, settings: Mapping[str, str]) -> Any:
                 'engine = "spark" needs the package pyspark and Java 17 or newer, found no pyspark; install it with'
                 " `make spark`, or into an environment of your own from docker/spark-requirements.lock"
             ) from missing
-        wanted = {"master": master, **(_LOOPBACK if master.startswith("local") else {}), **_QUIET, **settings, **MEANING}
+        wanted = {
+            "master": master,
+            **(_LOCAL if master.startswith("local") else {}),
+            **_QUIET,
+            **settings,
+            **MEANING,
+        }
         if _held.get("wanted") != wanted or _held["session"].sparkContext._jsc is None:  # noqa: SLF001 - None once stopped
             stop()
+            starting: tuple[type[Exception], ...] = (PySparkException, OSError, *_java_errors())
             builder = SparkSession.builder.master(master).appName("modelflow")
             for key, value in wanted.items():
                 builder = builder if key == "master" else builder.config(key, value)
             try:
                 _held.update(session=builder.getOrCreate(), wanted=wanted)
-            except (PySparkException, OSError, *_java_errors()) as error:
+            except starting as error:
                 raise PlatformError(
                     f"expected to start Spark at {master}, found: {first_line(error)}; it needs Java 17 or newer, and a"
                     " master that answers"
@@ -94,7 +108,10 @@ def failures() -> tuple[type[Exception], ...]:
 def first_line(error: BaseException) -> str:
     """Return what an error of Spark says, without plans and stacks of Java."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return next((line for line in lines if line.startswith("[")), lines[0] if lines else type(error).__name__)
+    telling = [
+        line for line in lines if line.startswith("[") or re.match(r"(: |Caused by: )?(java|org)\.[\w.]+(:|$)", line)
+    ]
+    return next(iter(telling or lines), type(error).__name__)
 
 
 def _java_errors() -> tuple[type[Exception], ...]:

@@ -45,21 +45,21 @@ class SourceWriter:
         return f" from {text}"
 
     def _source(self, node: exp.Expr, scope: Scope) -> str:
+        inner = node.this if isinstance(node, exp.Table) else node
+        if not isinstance(inner, exp.Identifier | exp.Subquery):
+            refuse(node, f"{name_of(inner)} in from", hint="select from facts and named queries")
         for name, value in node.args.items():
             if value and name not in _TABLE and not (isinstance(node, exp.Subquery) and name == "with_"):
                 refuse(node, f"{name.replace('_', ' ')} of a table")
         alias = node.alias_or_name
         if isinstance(node.args.get("alias"), exp.TableAlias) and node.args["alias"].columns:
             refuse(node, f"names of columns behind {alias}", hint="name them in the select")
-        if isinstance(node, exp.Table) and isinstance(node.this, exp.Identifier):
+        if isinstance(node, exp.Table):
             source = scope.queries[node.name]
-        elif isinstance(node, exp.Subquery):
+        else:
             text = self._query(node, scope.queries)
             kept = self.probe.keep(Scope(scope.queries).renamed(node.unnest()))
             source = Source(f"({text})", kept, self.probe.lowered(kept))
-        else:
-            inner = node.this if isinstance(node, exp.Table) else node
-            refuse(node, f"{name_of(inner)} in from", hint="select from facts and named queries")
         scope.add(alias, source)
         return f"{source.text} as {ticked(alias)}"
 

@@ -75,13 +75,16 @@ def translation(sql: str, tables: Mapping[str, Mapping[str, str]], *, file: str 
 
 def _translated(sql: str, tables: Mapping[str, Mapping[str, str]], probe: Probe) -> Translation:
     columns = probe.columns(sql)
-    known = {name: {column: kind if is_struct(kind) else "VARCHAR" for column, kind in of.items()} for name, of in tables.items()}
+    known = {
+        name: {column: kind if is_struct(kind) else "VARCHAR" for column, kind in of.items()}
+        for name, of in tables.items()
+    }
     try:
         parsed = sqlglot.parse_one(sql, read="duckdb")
         for join in parsed.find_all(exp.Join):
             if str(join.args.get("method") or "").upper() == "ASOF" and join.args.get("using"):
                 refuse(join, "asof join using")
-        tree = qualify(parsed, schema=known, dialect="duckdb", quote_identifiers=True)
+        tree = qualify(parsed, schema=dict(known), dialect="duckdb", quote_identifiers=True)
     except SqlglotError as error:
         raise FeatureError(f": sqlglot cannot read what DuckDB can: {error}; write it more plainly") from error
     if not isinstance(tree, exp.Query):
@@ -93,7 +96,9 @@ def _translated(sql: str, tables: Mapping[str, Mapping[str, str]], probe: Probe)
     writer = SelectWriter(probe)
     text = writer.query(tree, queries)
     read_back = probe.columns(tree.sql("duckdb", comments=False))
-    if [name.lower() for name in columns] != [name.lower() for name in read_back] or [*columns.values()] != [*read_back.values()]:
+    if [name.lower() for name in columns] != [name.lower() for name in read_back] or [*columns.values()] != [
+        *read_back.values()
+    ]:
         raise FeatureError(f": expected the columns {columns}, sqlglot reads {read_back}; write it more plainly")
     if list(columns) != list(read_back):  # sqlglot writes names in lower case
         renamed = ", ".join(f"{ticked(old)} as {ticked(new)}" for old, new in zip(read_back, columns, strict=True))

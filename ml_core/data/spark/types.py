@@ -53,19 +53,13 @@ def widened(left: str, right: str) -> str | None:
 
     A whole number meets a FLOAT as a FLOAT, also one of 64 bits; a literal with a point becomes what it meets.
     """
-    if left == right:
+    if left == right and not is_decimal(left):
         return left
     for one, other in ((left, right), (right, left)):
-        if one == '"NULL"':
-            return other
-        if is_decimal(one) and other in REAL:
+        if one == '"NULL"' or (is_decimal(one) and other in REAL):
             return other
         if is_decimal(one) and (other in SMALL_WHOLE or is_decimal(other)):
             return "DOUBLE"  # holds every such number, so that comparing is exact
-    if left in WHOLE and right in WHOLE:
-        return max(left, right, key=WHOLE.index)
-    if left in (*WHOLE, *REAL) and right in (*WHOLE, *REAL):
-        return "DOUBLE" if "DOUBLE" in (left, right) else "FLOAT"
-    if left in TEMPORAL and right in TEMPORAL:
-        return max(left, right, key=TEMPORAL.index)
-    return None
+    # from narrow to wide; a whole number of 64 bits is narrower than a FLOAT
+    ladders = ((*WHOLE, *REAL), TEMPORAL)
+    return next((max(left, right, key=ladder.index) for ladder in ladders if left in ladder and right in ladder), None)

@@ -1,12 +1,13 @@
 """Expressions as Spark SQL: one writer per `select`, which looks rules up and types with DuckDB."""
 
+import math
 from collections.abc import Callable, Collection
 
 from sqlglot import exp
 
 from ml_core.data.spark.probe import Probe
 from ml_core.data.spark.rules import AGGREGATES, CALLS, RULES, name_of, refuse
-from ml_core.data.spark.scope import Scope, aggregated
+from ml_core.data.spark.scope import Scope, aggregated, bare
 from ml_core.data.spark.types import INSTANT, REAL, TEMPORAL, is_decimal, is_struct, spark_type
 
 Query = Callable[[exp.Query, Scope], str]
@@ -43,9 +44,11 @@ class Writer:
 
     def type(self, node: exp.Expr) -> str:
         """Return DuckDB's type of an expression."""
+        if isinstance(node, exp.Order):
+            refuse(node, "order by within an aggregate", hint="use arg_min or arg_max")
         if id(node) not in self._types:
             grouped = f" group by {', '.join(self.scope.keys)}" if self.scope.keys and aggregated(node) else ""
-            sql = f"select {self.scope.renamed(node)} as probed{self.scope.probed()}{grouped}"  # noqa: S608 - no rows
+            sql = f"select ({self.scope.renamed(node)}) as probed{self.scope.probed()}{grouped}"
             self._types[id(node)] = self.probe.columns(sql)["probed"]
         return self._types[id(node)]
 
@@ -58,7 +61,7 @@ class Writer:
 
     def coerced(self, node: exp.Expr, kind: str) -> str:
         """Return a node in the type that DuckDB widens it to by itself."""
-        inner = node.unnest()
+        inner = bare(node)
         found = self.type(inner)
         if found == kind:
             return self.write(inner)
@@ -115,7 +118,7 @@ class Writer:
 
 def _real(value: float, kind: str) -> str:
     """Return a number that Spark reads back to the same bits."""
-    double = f"{value!r}D" if abs(value) not in (float("inf"),) and value == value else f"double('{value}')"  # noqa: PLR0124 - NaN
+    double = f"{value!r}D" if math.isfinite(value) else f"double('{value}')"
     return double if kind == "DOUBLE" else f"cast({double} as float)"
 
 
@@ -125,6 +128,3 @@ def _only_compared(node: exp.Expr) -> bool:
     while isinstance(at, exp.Paren | exp.Cast | exp.Coalesce):
         at = at.parent
     return isinstance(at, exp.GT | exp.GTE | exp.LT | exp.LTE | exp.EQ | exp.NEQ)
-
-
-
