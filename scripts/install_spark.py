@@ -18,7 +18,9 @@ SPARK_LOCK = ROOT / "docker" / "spark-requirements.lock"
 
 def main() -> None:
     """Install what the lock names; return at once when it is there."""
-    wanted = next(line.split()[0] for line in SPARK_LOCK.read_text(encoding="utf-8").splitlines() if "pyspark==" in line)
+    wanted = next(
+        line.split()[0] for line in SPARK_LOCK.read_text(encoding="utf-8").splitlines() if "pyspark==" in line
+    )
     with SPARK_LOCK.open(encoding="utf-8") as turn:
         fcntl.flock(turn, fcntl.LOCK_EX)  # two at once take turns
         version = "import importlib.metadata as m; print('pyspark==' + m.version('pyspark'))"

@@ -4,6 +4,8 @@ Left out on purpose, because no Spark expression gives DuckDB's bytes: upper and
 floor and ceil of doubles (the zero's sign, other types), numbers and times as texts other than through strftime.
 """
 
+import re
+
 from sqlglot import exp
 
 from ml_core.data.spark.operators import as_text, chosen, compared, text
@@ -32,7 +34,7 @@ _NODES = {
 _STRFTIME = {
     "%Y": "yyyy", "%y": "yy", "%m": "MM", "%-m": "M", "%d": "dd", "%-d": "d", "%H": "HH", "%-H": "H", "%I": "hh",
     "%-I": "h", "%M": "mm", "%-M": "m", "%S": "ss", "%-S": "s", "%f": "SSSSSS", "%j": "DDD", "%p": "a", "%a": "EEE",
-    "%A": "EEEE", "%b": "MMM", "%B": "MMMM", "%%": "'%'",
+    "%A": "EEEE", "%b": "MMM", "%B": "MMMM",
 }  # fmt: skip
 
 
@@ -128,17 +130,18 @@ def strftime(writer: Writer, node: exp.TimeToStr) -> str:
 
 
 def _pattern(node: exp.Expr, pattern: str) -> str:
-    written, rest = "", pattern
-    while rest:
-        size = 1 if rest[0] != "%" else 3 if rest[1:2] == "-" else 2
-        letter, rest = rest[:size], rest[size:]
-        if letter.startswith("%"):
-            if letter not in _STRFTIME:
-                refuse(node, f"strftime({letter!r})", hint=f"use some of {' '.join(_STRFTIME)}")
-            written += _STRFTIME[letter]
-        else:
-            written += "''" if letter == "'" else f"'{letter}'" if letter.isalpha() or letter in "[]{}#" else letter
-    return written.replace("''", "") if "'" not in pattern else written
+    """Return a pattern of strftime in Spark's letters, everything between them quoted."""
+    written = plain = ""
+    for letter in [*re.findall(r"%-?.|[^%]+|%", pattern, re.DOTALL), ""]:
+        if letter == "%%" or (letter and not letter.startswith("%")):
+            plain += letter.removeprefix("%").replace("'", "''")
+            continue
+        written += f"'{plain}'" if plain else ""
+        plain = ""
+        if letter and letter not in _STRFTIME:
+            refuse(node, f"strftime({letter!r})", hint=f"use some of {' '.join(_STRFTIME)}")
+        written += _STRFTIME.get(letter, "")
+    return written
 
 
 @rule("functions", ["dayname"], exp.Dayname)
