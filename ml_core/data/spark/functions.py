@@ -107,7 +107,7 @@ def _floored(micros: str, unit: int) -> str:
     return micros if unit == 1 else f"(({micros} - pmod({micros}, {unit}L)) div {unit}L)"
 
 
-@rule("functions", ["date_trunc"], exp.TimestampTrunc, exp.DateTrunc)
+@rule("functions", ["date_trunc"], exp.TimestampTrunc)
 def date_trunc(writer: Writer, node: exp.TimestampTrunc) -> str:
     """Return the beginning of the unit a moment lies in."""
     unit = str(node.args["unit"].name).lower()

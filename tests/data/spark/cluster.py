@@ -82,7 +82,8 @@ def cluster(folder: Path, *, workers: int, memory: str) -> Iterator[Cluster]:
 
 
 def _java(home: Path, folder: Path, name: str, main: str, *arguments: str) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "SPARK_LOCAL_IP": "127.0.0.1", "SPARK_HOME": str(home)}
+    # the last is what sbin/ sets, so that a worker finds the jars of an executor
+    environment = {**os.environ, "SPARK_LOCAL_IP": "127.0.0.1", "SPARK_HOME": str(home), "SPARK_SCALA_VERSION": "2.13"}
     options = ("-Xmx256m", "-cp", f"{home}/jars/*", f"-Dspark.local.dir={folder / 'local'}")
     unused = ("--webui-port", "0")
     with (folder / f"{name}.log").open("wb") as log:

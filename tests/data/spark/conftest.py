@@ -5,10 +5,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import duckdb
 import pytest
-
-from tests.data.spark.cases import ROWS, TABLES
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -21,15 +18,3 @@ def pyspark() -> Iterator[None]:
 
     yield
     stop()
-
-
-@pytest.fixture(scope="session")
-def edges() -> Iterator[duckdb.DuckDBPyConnection]:
-    """Return a DuckDB database with the tables of edge cases."""
-    with duckdb.connect() as connection:
-        connection.execute("set TimeZone = 'UTC'")
-        for name, columns in TABLES.items():
-            listed = ", ".join(f"{column} {kind}" for column, kind in columns.items())
-            connection.execute(f"create table {name} ({listed})")
-            connection.execute(f"insert into {name} values {ROWS[name]}")
-        yield connection

@@ -1,6 +1,8 @@
 """The same rows from DuckDB and from Spark, for every construct that is translated."""
 
+import math
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,37 +11,42 @@ import pytest
 
 from ml_core.data.spark.session import session
 from ml_core.data.spark.translate import translation
-from tests.data.spark.cases import CASES, TABLES
+from tests.data.spark import cases
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
+def edges() -> Iterator[duckdb.DuckDBPyConnection]:
+    """Return DuckDB with the tables of edge cases."""
+    with cases.edges() as connection:
+        yield connection
+
+
+@pytest.fixture(scope="module")
 def handed(pyspark: None, edges: duckdb.DuckDBPyConnection, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Return a local Spark that reads the tables of edge cases."""
+    """Return a local Spark that reads the same tables."""
     del pyspark
     folder = tmp_path_factory.mktemp("edges")
     spark = session("local[2]", {"spark.sql.shuffle.partitions": "2"})
-    for name in TABLES:
+    for name in cases.TABLES:
         edges.execute(f"copy {name} to '{folder / name}.parquet'")
         spark.read.parquet(str(folder / f"{name}.parquet")).createOrReplaceTempView(name)
     return spark
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", cases.TRANSLATED)
 def test_both_engines_give_the_same_rows(
     name: str, handed: Any, edges: duckdb.DuckDBPyConnection, tmp_path: Path
 ) -> None:
     """A feature that Spark computes otherwise would train a model on what nobody serves."""
-    query = translation(CASES[name], TABLES)
+    query = translation(cases.TRANSLATED[name], cases.TABLES)
     handed.sql(query.sql).write.parquet(str(tmp_path / "rows"))
     found = f"from read_parquet('{tmp_path}/rows/*.parquet')"
     kinds = {row[0]: row[1] for row in edges.execute(f"describe {found}").fetchall()}
-    expected = {
-        column: kind.replace("HUGEINT", "BIGINT").replace('"NULL"', "INTEGER") for column, kind in query.columns.items()
-    }
-    assert kinds == expected
-    assert rows(edges, found) == rows(edges, CASES[name])
+    as_stored = {"HUGEINT": "BIGINT", '"NULL"': "INTEGER"}
+    assert kinds == {column: as_stored.get(kind, kind) for column, kind in query.columns.items()}
+    assert rows(edges, found) == rows(edges, cases.TRANSLATED[name])
 
 
 def rows(connection: duckdb.DuckDBPyConnection, sql: str) -> list[tuple[str, ...]]:
@@ -50,7 +57,7 @@ def rows(connection: duckdb.DuckDBPyConnection, sql: str) -> list[tuple[str, ...
 def written(value: object) -> str:
     """Return a value so that only equal ones look equal: every bit of a number, NaN like NaN."""
     if isinstance(value, float):
-        return "nan" if value != value else struct.pack(">d", value).hex() + f" {value!r}"  # noqa: PLR0124
+        return "nan" if math.isnan(value) else f"{value!r} {struct.pack('>d', value).hex()}"
     if isinstance(value, dict):
         return str({name: written(field) for name, field in value.items()})
     return repr(value)
