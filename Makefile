@@ -72,8 +72,12 @@ bench-train: setup ## learning beside Vowpal Wabbit, river and scikit-learn, and
 bench-defaults: setup ## what the learners' default rates lose on real data sets, beside the best of a grid
 	@$(BIN)/python -m benchmarks.defaults
 
+.PHONY: bench-spark
+bench-spark: setup spark ## the feature rows of a quarter, a half and a whole year of flights on Spark, beside DuckDB
+	@$(BIN)/python -m benchmarks.spark
+
 .PHONY: reference
-reference: setup ## write docs/components.md and the generated part of docs/project.md
+reference: setup ## write docs/components.md and the generated parts of docs/project.md and docs/spark.md
 	@$(BIN)/python scripts/write_reference.py
 	@$(BIN)/python -m scripts.write_components
 

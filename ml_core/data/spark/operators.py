@@ -126,7 +126,7 @@ def compared(writer: Writer, node: exp.Expr, operands: list[exp.Expr]) -> list[s
             if one == "VARCHAR" and other in TEMPORAL and isinstance(bare(side), exp.Literal):
                 kind = found = other
         common = widened(kind, found)
-        if common is None or is_struct(common):
+        if common is None or (common != '"NULL"' and spark_type(common) is None):
             refuse(node, f"comparing {kind} with {found}", hint="cast one of them")
         kind = common
     return [writer.coerced(operand, kind) for operand in operands]

@@ -86,6 +86,8 @@ def refuse(node: exp.Expr | None, what: str, why: str = "", *, hint: str = "") -
 
 def name_of(node: exp.Expr) -> str:
     """Return what a person calls a node: a function by its name, a construct in words."""
+    if isinstance(node, exp.Explode):
+        return "unnest"
     if isinstance(node, exp.Anonymous | exp.AnonymousAggFunc):
         return str(node.name).lower()
     if isinstance(node, exp.Func):

@@ -5,6 +5,7 @@ lives as long as the process, since starting one takes seconds.
 """
 
 import re
+import threading
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
@@ -33,6 +34,7 @@ _LOCAL = {
     "spark.sql.shuffle.partitions": "8",
 }
 _held: dict[str, Any] = {}
+_turn = threading.RLock()  # flows of one process may build at the same time
 
 
 def session(master: str, settings: Mapping[str, str]) -> Any:
@@ -55,7 +57,7 @@ def session(master: str, settings: Mapping[str, str]) -> Any:
     changed = sorted(set(settings) & set(MEANING))
     if changed:
         raise ProjectError(f"spark_settings: expected none of {changed}, on which equal rows depend; remove them")
-    with warnings.catch_warnings():
+    with _turn, warnings.catch_warnings():
         # pyspark looks at pandas' version even where, as here, no pandas is used
         warnings.filterwarnings("ignore", message="PySpark does not yet fully support pandas")
         try:
@@ -91,11 +93,12 @@ def session(master: str, settings: Mapping[str, str]) -> Any:
 
 def stop() -> None:
     """End the Spark application of this process, where there is one."""
-    running = _held.pop("session", None)
-    _held.clear()
-    if running is not None:
-        with suppress(*_java_errors()):  # its JVM is gone already
-            running.stop()
+    with _turn:
+        running = _held.pop("session", None)
+        _held.clear()
+        if running is not None:
+            with suppress(*_java_errors()):  # its JVM is gone already
+                running.stop()
 
 
 def failures() -> tuple[type[Exception], ...]:

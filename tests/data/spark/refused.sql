@@ -131,3 +131,6 @@ select k, any_value(n order by id) as f from readings group by k;
 
 -- case: lambda | bracket
 select id, list_transform([1], lambda y: y + 1)[1] as f from readings;
+
+-- case: compared spans | comparing INTERVAL with INTERVAL
+select id, to_hours(n % 5) > interval 1 hour as w from readings;

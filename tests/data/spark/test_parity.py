@@ -9,7 +9,7 @@ from typing import Any
 import duckdb
 import pytest
 
-from ml_core.data.spark.session import session
+from ml_core.data.spark.session import MEANING, session
 from ml_core.data.spark.translate import translation
 from tests.data.spark import cases
 
@@ -47,6 +47,11 @@ def test_both_engines_give_the_same_rows(
     as_stored = {"HUGEINT": "BIGINT", '"NULL"': "INTEGER"}
     assert kinds == {column: as_stored.get(kind, kind) for column, kind in query.columns.items()}
     assert rows(edges, found) == rows(edges, cases.TRANSLATED[name])
+
+
+def test_the_session_has_the_settings_the_translation_relies_on(handed: Any) -> None:
+    """On a machine whose own zone or Spark's own defaults are others, rows would be too."""
+    assert {name: handed.conf.get(name) for name in MEANING} == MEANING
 
 
 def rows(connection: duckdb.DuckDBPyConnection, sql: str) -> list[tuple[str, ...]]:

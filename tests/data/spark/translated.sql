@@ -253,3 +253,19 @@ select id as "Number", k as "a b", n as "From" from readings;
 
 -- case: alias
 select id, n * 2::bigint as twice, twice + 1 as more from readings where twice > 4;
+
+-- case: an alias like a column
+select id + 1 as id, id * 2 as twice, n as k from readings where id > 3;
+
+-- case: a key like a column
+select n % 2 as n, count(*) as c from readings group by n;
+
+-- case: aggregate of an alias
+select k, n + 1::bigint as more, count(*) as c, max(id) as id from readings where more > 0 group by all having c > 0;
+
+-- case: nulls in lists
+select id, n in (7, null) as i, n not in (7, null) as ni, k in (null) as nk from readings;
+
+-- case: nested
+with a as (with b as (select id, k from readings where id > 1) select k, count(*) as c from b group by k)
+select a.k, q.v from a left join (select k, max(v) as v from others group by k) q on q.k is not distinct from a.k;
