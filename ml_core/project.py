@@ -116,6 +116,20 @@ class DataSettings(_Table):
     )
     source: SourceSettings | None = Field(default=None, description="a flat table that is read without a loader")
     features: Path = Field(description="the SQL file that defines the features, relative to the project file")
+    engine: Literal["duckdb", "spark"] = Field(
+        default="duckdb", description="what runs `features`; both give the same rows, see docs/spark.md"
+    )
+    spark_master: str = Field(
+        default="local[*]", description="Spark's address: `spark://host:port`, or threads of this process"
+    )
+    spark_settings: Mapping[str, str] = Field(
+        default={}, description="Spark's own settings, such as `spark.executor.memory`"
+    )
+    spark_folder: Path | None = Field(
+        default=None,
+        description="where Spark and the store hand each other Parquet files, relative to the folder of the platform's"
+        " state; on a cluster a folder that every worker has under this path. Leave out for one beside the flow's data",
+    )
     entity: str = Field(description="the kind of fact that asks for a feature row")
     key: str = Field(description="the column that names an entity, in every kind of fact that concerns it")
     request_time: str = Field(description="the entity fact's column that holds the instant its features are asked for")

@@ -1,4 +1,4 @@
-"""Write the reference part of docs/project.md from what the code says of itself.
+"""Write the reference parts of docs/project.md and docs/spark.md from what the code says of itself.
 
 Invariant: the part between the two markers holds every key that the reader of `dagster_project.toml`, the stages and
 the estimators accept, and nothing else; a test compares it with the file. The text around it is written by hand.
@@ -17,11 +17,15 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from ml_core.data.spark.rules import NAMES as TRANSLATED
+from ml_core.data.spark.translate import translate
 from ml_core.pipeline.estimator import ESTIMATORS
 from ml_core.pipeline.stages import STAGES
 from ml_core.project import tables as project_tables
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "project.md"
+SPARK_PAGE = PAGE.with_name("spark.md")
+_ = translate  # importing it fills the table
 BEGIN, END = "<!-- written by `make reference` -->\n", "<!-- end of what `make reference` writes -->\n"
 WORDS = {
     str: "text", Path: "path", date: "date", timedelta: "duration", int: "whole number", float: "number",
@@ -31,8 +35,9 @@ BOUNDS = {Gt: "> {0.gt}", Ge: "≥ {0.ge}", Lt: "< {0.lt}", Le: "≤ {0.le}"}
 
 
 def main() -> None:
-    """Rewrite the page in place."""
+    """Rewrite the pages in place."""
     PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    SPARK_PAGE.write_text(spark_page(SPARK_PAGE.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def page(current: str) -> str:
@@ -40,6 +45,17 @@ def page(current: str) -> str:
     before, rest = current.split(BEGIN)
     after = rest.split(END)[1]
     return before + BEGIN + "\n".join([*tables(), *stages(), *estimators()]) + "\n" + END + after
+
+
+def spark_page(current: str) -> str:
+    """Return the guide of Spark with its table of what is translated made anew."""
+    before, rest = current.split(BEGIN)
+    cells = {
+        group: ", ".join(f"`{name.replace('|', chr(92) + '|')}`" for name in sorted(set(names)))
+        for group, names in TRANSLATED.items()
+    }
+    table = ["| | |", "|---|---|", *(f"| {group} | {cell} |" for group, cell in cells.items())]
+    return before + BEGIN + "\n".join(table) + "\n" + END + rest.split(END)[1]
 
 
 def tables() -> Iterator[str]:

@@ -55,6 +55,15 @@ def test_the_lock_satisfies_what_the_project_asks_for(text: str) -> None:
     assert wanted.specifier.contains(found[0])
 
 
+def test_the_lock_of_spark_is_what_the_extra_and_its_group_ask_for() -> None:
+    """It is no part of the other locks, whose users do not wait for several hundred megabytes."""
+    (extra,) = PROJECT["project"]["optional-dependencies"]["spark"]
+    assert PROJECT["dependency-groups"]["spark"] == [extra]
+    locked = {name: version for name, version, _ in pins(ROOT / "docker" / "spark-requirements.lock")}
+    assert Requirement(extra).specifier.contains(locked["pyspark"])
+    assert "pyspark" not in {name for name, *_ in pins(LOCKS[0])}
+
+
 def applies(marker: str) -> bool:
     """Whether an entry is for this machine."""
     return not marker or Marker(marker).evaluate()

@@ -107,6 +107,7 @@ class FeatureStore:
         self._progress_file = self.directory / "progress.json"
         self._owned: duckdb.DuckDBPyConnection | None = None
         self._thread = threading.RLock()
+        self._engine = self._engine_of(flow.data.engine)
 
     # -- what sensors read ---------------------------------------------------------------------------------------
 
@@ -269,7 +270,15 @@ class FeatureStore:
 
     def _rebuild(self, connection: duckdb.DuckDBPyConnection, partitions: Collection[str], until: datetime) -> None:
         connection.execute("drop table features")
-        tables.build_features(connection, self._flow.data, self._sql(), partitions=partitions, after=None, until=until)
+        tables.build_features(
+            connection,
+            self._flow.data,
+            self._sql(),
+            partitions=partitions,
+            after=None,
+            until=until,
+            engine=self._engine,
+        )
         tables.rebuild_examples(connection)
 
     def _absorb(
@@ -296,7 +305,13 @@ class FeatureStore:
         if changed and before.clock is not None:
             self._rebuild(connection, offsets, before.clock)
         rows = tables.build_features(
-            connection, self._flow.data, self._sql(), partitions=offsets, after=before.clock, until=clock
+            connection,
+            self._flow.data,
+            self._sql(),
+            partitions=offsets,
+            after=before.clock,
+            until=clock,
+            engine=self._engine,
         )
         examples, late_labels, labelled_through = 0, 0, None
         if join_labels or before.clock is None:
@@ -327,6 +342,13 @@ class FeatureStore:
             return before
         complete = min(segments[-1].through for segments in waiting.values())
         return complete if before is None else max(before, complete)
+
+    def _engine_of(self, name: str) -> tables.Engine:
+        if name == "duckdb":
+            return tables.duckdb_engine
+        from ml_core.data.spark.engine import SparkEngine
+
+        return SparkEngine(self.directory / "spark", home=self.home)
 
     def _sql(self) -> str:
         try:
@@ -376,9 +398,14 @@ class FeatureStore:
                 yield connection
 
     def _readable(self) -> list[str]:
-        """Return the folders that SQL may read: the event log, and the prediction log where the flow has one."""
-        predictions = self._flow.serving.prediction_log
-        folders = [self.log.directory, *([] if predictions is None else [self.home / predictions])]
+        """Return the folders that SQL may read: the event log, and where the flow has them predictions and Spark's."""
+        data, predictions = self._flow.data, self._flow.serving.prediction_log
+        folders = [self.log.directory]
+        if predictions is not None:
+            folders.append(self.home / predictions)
+        if data.engine == "spark":
+            scratch = self.directory / "spark" if data.spark_folder is None else self.home / data.spark_folder
+            folders.append(scratch.resolve())
         return [str(folder.absolute()) for folder in folders]
 
     @contextmanager

@@ -14,7 +14,7 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import duckdb
 import numpy as np
@@ -118,6 +118,40 @@ def _first_known(footer: pq.FileMetaData) -> datetime:
     return first.astimezone(UTC)
 
 
+class Engine(Protocol):
+    """What runs features.sql: it makes the temporary table `built` from `requests` and the facts of `partitions`.
+
+    Facts known by `since`, where it is not None, are older than any feature of these requests may look.
+    """
+
+    def __call__(
+        self,
+        connection: Connection,
+        data: DataSettings,
+        sql: str,
+        *,
+        partitions: Collection[str],
+        since: datetime | None,
+    ) -> None:
+        """Make `built`; raise FeatureError where the definition fails."""
+
+
+def duckdb_engine(
+    connection: Connection, data: DataSettings, sql: str, *, partitions: Collection[str], since: datetime | None
+) -> None:
+    """Make `built` in DuckDB itself."""
+    del partitions, since  # the relations stand there by name
+    try:
+        found = [statement.type for statement in duckdb.extract_statements(sql)]
+        if found != [duckdb.StatementType.SELECT]:
+            kinds = ", ".join(each.name.lower() for each in found) or "none"
+            raise FeatureError(f"{data.features}: expected one statement, a select, found {kinds}")
+        connection.execute(f"create or replace temp table built as {sql.rstrip().rstrip(';')}")
+    except duckdb.Error as error:
+        line = sql_line(str(error))
+        raise FeatureError(f"{data.features}{f', line {line}' if line else ''}: {error}") from error
+
+
 def build_features(
     connection: Connection,
     data: DataSettings,
@@ -126,6 +160,7 @@ def build_features(
     partitions: Collection[str],
     after: datetime | None,
     until: datetime,
+    engine: Engine = duckdb_engine,
 ) -> int:
     """Append the rows requested in (after, until] by running features.sql over what was known; return their number.
 
@@ -141,15 +176,7 @@ def build_features(
     if requested == 0 and after is not None:
         connection.execute("create or replace temp table built as from features limit 0")
         return 0
-    try:
-        found = [statement.type for statement in duckdb.extract_statements(sql)]
-        if found != [duckdb.StatementType.SELECT]:
-            kinds = ", ".join(each.name.lower() for each in found) or "none"
-            raise FeatureError(f"{data.features}: expected one statement, a select, found {kinds}")
-        connection.execute(f"create or replace temp table built as {sql.rstrip().rstrip(';')}")
-    except duckdb.Error as error:
-        line = sql_line(str(error))
-        raise FeatureError(f"{data.features}{f', line {line}' if line else ''}: {error}") from error
+    engine(connection, data, sql, partitions=partitions, since=None if after is None else after - data.lookback)
     if after is None:
         _check_contract(connection, data)
         connection.execute("create table features as from built limit 0")

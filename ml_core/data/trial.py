@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from ml_core.data.log import OFFSET
 from ml_core.data.replay import Replay, load_facts
 from ml_core.data.sources import opened
 from ml_core.data.store import FeatureStore
@@ -48,8 +49,12 @@ def sample_facts(flow: Flow, *, root: Path, home: Path, rows: int) -> dict[str, 
 
 @contextmanager
 def tried(flow: Flow, facts: dict[str, pa.Table], *, root: Path, steps: int = 1) -> Iterator[FeatureStore]:
-    """Take facts into a store that lasts as long as the context, in `steps` of about equal numbers of requests."""
+    """Take facts into a store that lasts as long as the context, in `steps` of about equal numbers of requests.
+
+    DuckDB builds the rows whatever the flow's engine: they are the same, and a sample is not worth starting Spark.
+    """
     replay = Replay(facts)
+    flow = flow.model_copy(update={"data": flow.data.model_copy(update={"engine": "duckdb"})})
     known = facts[flow.data.entity].column("known_at")
     with tempfile.TemporaryDirectory(prefix="modelflow-trial-") as home:
         store = FeatureStore(flow, root=root, home=Path(home))
@@ -60,6 +65,24 @@ def tried(flow: Flow, facts: dict[str, pa.Table], *, root: Path, steps: int = 1)
             replay.ingest(store.log, replay.end)
             store.absorb()
         yield store
+
+
+def require_translation(flow: Flow, facts: dict[str, pa.Table], *, root: Path) -> None:
+    """Raise FeatureError where features.sql holds what is not translated for Spark; Spark itself is not needed."""
+    import duckdb
+
+    from ml_core.data.spark.engine import described
+    from ml_core.data.spark.translate import translate
+
+    tables = {}
+    with duckdb.connect() as connection:
+        connection.execute("set TimeZone = 'UTC'")
+        for kind, table in facts.items():
+            connection.register("of_one_kind", table.slice(0, 0))
+            tables[kind] = {OFFSET: "BIGINT", **described(connection, "of_one_kind")}
+    tables["requests"] = {**tables[flow.data.entity], "request_time": "TIMESTAMP WITH TIME ZONE"}
+    file = root / flow.data.features
+    translate(file.read_text(encoding="utf-8"), tables, file=str(flow.data.features))
 
 
 def _known_by(table: pa.Table, until: object) -> pa.Table:

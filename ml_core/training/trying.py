@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from ml_core.data.store import FeatureStore
-from ml_core.data.trial import sample_facts, tried
+from ml_core.data.trial import require_translation, sample_facts, tried
 from ml_core.errors import DataError, FeatureError, ProjectError
 from ml_core.flow.package import verify_package
 from ml_core.flow.registry import Registry
@@ -63,6 +63,9 @@ def try_flow(project: Project, flow: Flow, *, rows: int = 5_000) -> Iterator[Ste
     facts = sample_facts(flow, root=project.root, home=project.home, rows=rows)
     counts = ", ".join(f"{table.num_rows} {kind}" for kind, table in facts.items())
     yield watch.step("source", f"facts of the sample: {counts}")
+    if flow.data.engine == "spark":
+        require_translation(flow, facts, root=project.root)
+        yield watch.step("spark", f"{flow.data.features} is translated whole; DuckDB builds the sample")
     with tried(flow, facts, root=project.root) as store:
         built = store.feature_rows(*_ALL)
         yield watch.step("features", f"{built.num_rows} rows of {built.num_columns - 2} features")
