@@ -9,9 +9,9 @@ import os
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bootstrap import LOCK, PYTHON, ROOT, UV, answer, run, say, uv_settings
+from scripts.bootstrap import LOCK, PYTHON, ROOT, UV, answer, run, say, uv_settings
 
 SPARK_LOCK = ROOT / "docker" / "spark-requirements.lock"
 
