@@ -3,13 +3,15 @@
 import json
 import logging
 import threading
+from contextlib import ExitStack, closing
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ml_core.data.store import FeatureStore
-from ml_core.errors import ModelFlowError, StoreBusyError
+from ml_core.errors import BrokerDownError, ModelFlowError, StoreBusyError
 from ml_core.process import told_to_stop
 from ml_core.project import Flow, Project, load_project
 from ml_core.streaming.broker import Broker
@@ -17,7 +19,8 @@ from ml_core.streaming.feed import Feed
 from ml_core.streaming.ingest import Ingested, Ingester
 
 if TYPE_CHECKING:
-    from ml_core.flow.registry import Registry
+    from collections.abc import Callable
+
     from ml_core.streaming.learner import Learner
 
 _PAUSE_S = 1.0
@@ -60,26 +63,43 @@ def run_ingest(
 ) -> Ingested:
     """Ingest until told to stop, or until the topics hold nothing more; return what was taken in.
 
+    A broker that is away is waited for, unless the command is to end by itself. What was read and not committed is read
+    again: a new ingester begins where the log stands.
+    """
+    total = Ingested()
+    while True:
+        try:
+            with ExitStack() as opened:
+                ingester = Ingester(flow, store.log, broker, partitions=partitions, skip_lost=skip_lost)
+                opened.enter_context(closing(ingester))
+                feed = opened.enter_context(closing(Feed(flow, store, broker, partitions=partitions)))
+                ingester.total = total
+                _take_in(ingester, feed, store, until_idle=until_idle, stop=stop)
+        except BrokerDownError as error:
+            if until_idle:
+                raise
+            _LOG.warning("%s: %s", flow.name, error)
+            if not stop.wait(_PAUSE_S):
+                continue
+        return total
+
+
+def _take_in(ingester: Ingester, feed: Feed, store: FeatureStore, *, until_idle: bool, stop: threading.Event) -> None:
+    """Let facts into the log, and what they make out of the store.
+
     The feature store is owned for as long as nobody else waits for it. While another process has it, facts go on coming
     into the log, and are absorbed later.
     """
-    ingester = Ingester(flow, store.log, broker, partitions=partitions, skip_lost=skip_lost)
-    feed = Feed(flow, store, broker, partitions=partitions)
-    try:
-        idle = False
-        while not (stop.is_set() or (idle and until_idle)):
-            try:
-                with store.session():
-                    while not (stop.is_set() or (idle and until_idle) or store.wanted()):
-                        idle = not ingester.step().segments and ingester.lag() == 0
-                        feed.step()
-            except StoreBusyError as error:
-                _LOG.warning("%s: not absorbed yet: %s", flow.name, error)
-                ingester.step()
-    finally:
-        feed.close()
-        ingester.close()
-    return ingester.total
+    idle = False
+    while not (stop.is_set() or (idle and until_idle)):
+        try:
+            with store.session():
+                while not (stop.is_set() or (idle and until_idle) or store.wanted()):
+                    idle = not ingester.step().segments and ingester.lag() == 0
+                    feed.step()
+        except StoreBusyError as error:
+            _LOG.warning("not absorbed yet: %s", error)
+            ingester.step()
 
 
 def learn(
@@ -97,10 +117,10 @@ def learn(
     found = project.flow(flow)
     store = FeatureStore(found, root=project.root, home=project.home)
     stop = told_to_stop()
-    registry = registry_of(project)
-    if not until_idle and not _first_version(registry, found, stop):
+    begin = partial(Learner, found, store, registry_of(project), broker_of(project, found))
+    learner = begin() if until_idle else _once_possible(begin, stop)
+    if learner is None:
         return
-    learner = Learner(found, store, registry, broker_of(project, found))
     try:
         run_learn(learner, until_idle=until_idle, stop=stop)
     finally:
@@ -110,23 +130,20 @@ def learn(
     typer.echo(json.dumps(told) if as_json else f"{learner.learned} examples learned, up to {at.watermark}")
 
 
-def _first_version(registry: "Registry", flow: Flow, stop: threading.Event) -> bool:
-    """Wait for the flow's first version, which a full training makes; say whether there is one."""
+def _once_possible(begin: "Callable[[], Learner]", stop: threading.Event) -> "Learner | None":
+    """Return a learner as soon as there is a version to continue, and the broker and the registry answer."""
     said = ""
     while not stop.is_set():
         try:
-            if registry.head(flow.name) is not None:
-                return True
-            why = f"{flow.name}: waiting for its first version, which a full training makes"
+            return begin()
         except ModelFlowError as error:
             if not error.retryable:
                 raise
-            why = str(error)
-        if why != said:
-            _LOG.warning("%s", why)
-            said = why
+            if str(error) != said:
+                _LOG.warning("not learning yet: %s", error)
+                said = str(error)
         stop.wait(_FIRST_PAUSE_S)
-    return False
+    return None
 
 
 def run_learn(learner: "Learner", *, until_idle: bool, stop: threading.Event) -> None:

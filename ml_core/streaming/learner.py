@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ml_core.data.store import FeatureStore
-from ml_core.errors import ModelFlowError, ProjectError, RegistryError, StateError, StreamError
+from ml_core.errors import ModelFlowError, ProjectError, RegistryError, StateError, StreamError, VersionNotFoundError
 from ml_core.flow.package import STATE
 from ml_core.flow.registry import Registry
 from ml_core.flow.verdict import Verdict
@@ -68,7 +69,7 @@ class Learner:
 
     Raises
     ------
-    RegistryError
+    VersionNotFoundError
         The flow has no version to continue.
     ProjectError
         The pipeline does not learn row by row.
@@ -94,17 +95,19 @@ class Learner:
         self._settings = flow.stream.learn
         self._directory = store.directory / "learner"
         self._checkpoints = Checkpoints(self._directory)
-        self._held = Held(self._directory / "lock", "learns this flow")
-        self._held.__enter__()
-        head = registry.head(flow.name)
-        if head is None:
-            self._held.__exit__()
-            raise RegistryError(f"{flow.name} has no version to continue; run its full training first")
-        self._beside = ThreadPoolExecutor(1, thread_name_prefix="register")
         self._looking: Future[ModelVersion | None] | None = None
         self._registering: Future[tuple[ModelVersion, Verdict]] | None = None
-        self._examples = Examples(flow.name, store, broker, monotonic=monotonic)
-        self._publisher = ModelPublisher(flow.name, broker, snapshot_every=self._settings.snapshot_every)
+        with ExitStack() as opened:  # what cannot be opened whole is let go, and may be tried again
+            opened.enter_context(Held(self._directory / "lock", "learns this flow"))
+            head = registry.head(flow.name)
+            if head is None:
+                raise VersionNotFoundError(f"{flow.name} has no version to continue; run its full training first")
+            self._examples = opened.enter_context(closing(Examples(flow.name, store, broker, monotonic=monotonic)))
+            self._publisher = opened.enter_context(
+                closing(ModelPublisher(flow.name, broker, snapshot_every=self._settings.snapshot_every))
+            )
+            self._beside = opened.enter_context(ThreadPoolExecutor(1, thread_name_prefix="register"))
+            self._opened = opened.pop_all()
         self.learned = 0
         self._recent = RunningMetrics(_RECENT_ROWS)
         self._published_at = self._checked_at = self._registered_at = self._looked_at = monotonic()
@@ -338,9 +341,7 @@ class Learner:
         """Keep a checkpoint, let a registration end, and let go of the broker."""
         self._beside.shutdown()
         self.checkpoint()
-        self._examples.close()
-        self._publisher.close()
-        self._held.__exit__()
+        self._opened.close()
 
 
 def _plain(described: dict[str, Any]) -> dict[str, Any]:

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from ml_core.data import FeatureStore
-from ml_core.errors import RegistryDownError, RegistryError, StreamError
+from ml_core.errors import RegistryError, StreamError
 from ml_core.flow.registry import Registry
 from ml_core.flow.topic import ModelReader, StreamedModel, take_apart
 from ml_core.pipeline import PipelineModel
 from ml_core.project import Flow
 from ml_core.streaming.breaker import Breaker
 from ml_core.streaming.broker import Broker
+from ml_core.streaming.cli import _once_possible
 from ml_core.streaming.feed import Feed
 from ml_core.streaming.learner import Learner
 from ml_core.streaming.publisher import model_topic
@@ -313,25 +314,32 @@ def test_a_learner_killed_at_any_moment_ends_with_the_weights_of_an_undisturbed_
     assert streamed(broker, flow)[1].described["watermark"] == head.watermark
 
 
-def test_a_resident_learner_waits_for_the_flows_first_version(flow: Flow, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resident_learner_waits_for_what_it_needs(
+    flow: Flow, store: FeatureStore, broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A platform starts before anything is trained; its learner must not be started again and again until then."""
-    from ml_core.streaming import cli
+    monkeypatch.setattr("ml_core.streaming.cli._FIRST_PAUSE_S", 0.0)
+    registry = Registry(empty_registry(tmp_path / "empty.db"))
+    live(store, 0, 400)
+    trials = iter([None, None, lambda: judge_and_promote(flow, registry, train_full(flow, store, registry))])
 
-    monkeypatch.setattr(cli, "_FIRST_PAUSE_S", 0.0)
-    heads = iter([None, RegistryDownError("away"), None, "a version"])
+    def begin() -> Learner:
+        if happens := next(trials):
+            happens()
+        return Learner(flow, store, registry, broker)  # the same place each time: nothing may be left held
 
-    class Coming:
-        def head(self, _: str) -> object:
-            found = next(heads)
-            if isinstance(found, Exception):
-                raise found
-            return found
+    learner = _once_possible(begin, threading.Event())
+    assert learner is not None
+    assert learner.position.base == 1
+    learner.close()
+    stopped = threading.Event()
+    stopped.set()
+    assert _once_possible(begin, stopped) is None
 
-    stop = threading.Event()
-    assert cli._first_version(Coming(), flow, stop)  # type: ignore[arg-type]
-    assert list(heads) == []
-    stop.set()
-    assert not cli._first_version(Coming(), flow, stop)  # type: ignore[arg-type]
-    heads = iter([RegistryError("someone else's")])
-    with pytest.raises(RegistryError, match="someone else's"):
-        cli._first_version(Coming(), flow, threading.Event())  # type: ignore[arg-type]
+
+def test_a_mistake_is_not_waited_for(flow: Flow) -> None:
+    def begin() -> Learner:
+        raise StreamError(f"{flow.name}: another process learns this flow")
+
+    with pytest.raises(StreamError, match="another process"):
+        _once_possible(begin, threading.Event())
