@@ -24,7 +24,7 @@ up: setup ## the long-running platform on loopback; Ctrl-C stops it
 
 .PHONY: spark
 spark: setup ## add pyspark to .venv, for flows with engine = "spark"; needs Java 17
-	@$(PYTHON) scripts/install_spark.py
+	@$(BIN)/python -m scripts.install_spark
 
 .PHONY: test
 test: setup ## the tests, without the slow ones

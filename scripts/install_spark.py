@@ -6,10 +6,6 @@ here: `make lock` does that.
 
 import fcntl
 import os
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from scripts.bootstrap import LOCK, PYTHON, ROOT, UV, answer, run, say, uv_settings
 

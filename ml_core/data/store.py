@@ -107,6 +107,7 @@ class FeatureStore:
         self._progress_file = self.directory / "progress.json"
         self._owned: duckdb.DuckDBPyConnection | None = None
         self._thread = threading.RLock()
+        self._scratch = home / flow.data.spark_folder if flow.data.spark_folder else self.directory / "spark"
         self._engine = self._engine_of(flow.data.engine)
 
     # -- what sensors read ---------------------------------------------------------------------------------------
@@ -348,7 +349,7 @@ class FeatureStore:
             return tables.duckdb_engine
         from ml_core.data.spark.engine import SparkEngine
 
-        return SparkEngine(self.directory / "spark", home=self.home)
+        return SparkEngine(self._scratch)
 
     def _sql(self) -> str:
         try:
@@ -404,8 +405,7 @@ class FeatureStore:
         if predictions is not None:
             folders.append(self.home / predictions)
         if data.engine == "spark":
-            scratch = self.directory / "spark" if data.spark_folder is None else self.home / data.spark_folder
-            folders.append(scratch.resolve())
+            folders.append(self._scratch.resolve())
         return [str(folder.absolute()) for folder in folders]
 
     @contextmanager

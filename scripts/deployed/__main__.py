@@ -34,8 +34,8 @@ def main() -> None:
 
         tell(PLACE, environments())
         return
-    lint()
     if chosen.lint:
+        lint()
         return
     if os.getuid() != 0 or not shutil.which("unshare"):
         sys.exit("deploy-check: expected root, and unshare of util-linux: the parts get namespaces of their own")
@@ -43,6 +43,7 @@ def main() -> None:
 
     began = time.monotonic()
     install()
+    lint()  # with the programs that came just now
     environments()
     shutil.rmtree(PLACE, ignore_errors=True)
     subprocess.run([sys.executable, DOCKER / "make_secrets.py", PLACE / "secrets"], check=True, timeout=30)

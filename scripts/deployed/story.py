@@ -1,9 +1,11 @@
 """The story of a deployment: it comes up, does its main job, loses every part in turn, and is none the worse for it."""
 
+import http.client
 import json
 import signal
 import threading
 import time
+import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -95,7 +97,7 @@ class _Story:
         try:
             self._kill_all(callers)
             at = max(callers.versions)
-            self._wait(lambda: max(callers.versions) > at, f"a version newer than {at} serves", 420, cells.tend)
+            self._wait(lambda: max(callers.versions) > at, f"a version newer than {at} serves", 420)
         finally:
             ended.set()
             feeding.join()
@@ -118,7 +120,7 @@ class _Story:
                 f"{name} was killed and is back after {took + 2:.1f} s;"
                 f" {callers.answered - asked:,} answered meanwhile, {len(callers.failures)} failed so far"
             )
-            self._wait(lambda: True, None, 5, cells.tend, pause_s=5)
+            self._rest(5)
         cells.signal("balancer", signal.SIGUSR2)
         time.sleep(3)
         self._report.say(f"balancer has reloaded itself; {len(callers.failures)} failed so far")
@@ -162,15 +164,21 @@ class _Story:
         wrong = [*callers.failures[:5], *failures]
         if not same:
             wrong.append("the examples are not those of an undisturbed store")
+        wrong += [f"Prometheus cannot ask {target}" for target, up in told["targets_up"].items() if not up]
         if max(callers.versions) <= first:
             wrong.append("no later version came to serve")
         if wrong:
             raise SystemExit("deploy-check failed: " + "; ".join(wrong))
         say("deploy-check: all as it should be")
 
-    def _ready(self, name: str) -> bool:
-        import http.client
+    def _rest(self, seconds: float) -> None:
+        """Let everything go on for a while."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            self._cells.tend()
+            time.sleep(0.2)
 
+    def _ready(self, name: str) -> bool:
         connection = http.client.HTTPConnection(name, 8080, timeout=2)
         try:
             connection.request("GET", "/v2/health/ready")
@@ -182,26 +190,16 @@ class _Story:
 
     def _targets_up(self) -> dict[str, bool]:
         """Return what Prometheus says of the parts it asks."""
-        import urllib.request
-
         with urllib.request.urlopen("http://prometheus:9090/api/v1/targets", timeout=10) as answer:
             targets = json.loads(answer.read())["data"]["activeTargets"]
         return {each["labels"]["instance"]: each["health"] == "up" for each in targets}
 
-    def _wait(
-        self,
-        condition: Callable[[], bool],
-        what: str | None,
-        timeout_s: float,
-        meanwhile: Callable[[], None] | None = None,
-        *,
-        pause_s: float = 0.0,
-    ) -> None:
-        """Wait until something holds, at least for `pause_s`; tell it, or end the check when it does not in time."""
+    def _wait(self, condition: Callable[[], bool], what: str | None, timeout_s: float) -> None:
+        """Wait until something holds; tell it, or end the check when it does not in time."""
         began = time.monotonic()
-        while not condition() or time.monotonic() - began < pause_s:
-            (meanwhile or self._cells.tend)()
-            if time.monotonic() - began > timeout_s + pause_s:
+        while not condition():
+            self._cells.tend()
+            if time.monotonic() - began > timeout_s:
                 raise SystemExit(f"waited {timeout_s:.0f} s in vain: {what}")
             time.sleep(0.2)
         if what:

@@ -6,7 +6,8 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,14 +16,14 @@ import sqlalchemy as sa
 
 from ml_core.data import FeatureStore
 from ml_core.errors import BackupError
-from ml_core.flow.backup import restore, take
+from ml_core.flow.backup import restore, take, taking
 from ml_core.flow.backup.taking import MANIFEST, place_of
 from ml_core.flow.package import STATE
 from ml_core.flow.registry import registry_of
 from ml_core.pipeline import PipelineModel
 from ml_core.project import Project, load_project
 from ml_core.training import judge_and_promote, train_full, train_increment
-from orchestration.processes import Supervisor, free_port
+from orchestration.processes import Supervisor, answers, free_port
 from tests.orchestration.conftest import FEATURES, PROJECT, START, day_of_orders
 from tests.registries import empty_registry
 
@@ -68,15 +69,33 @@ def head_state(project: Project) -> tuple[int, str]:
         return head.watermark, model.state_digest()
 
 
+@dataclass
+class Places:
+    """A project at work and an empty place for another, with what names each one's databases.
+
+    Attributes
+    ----------
+    start : callable
+        Starts what the other one needs once its databases are there, and returns its project.
+    """
+
+    one: Project
+    two: Project
+    here: list[str]
+    there: list[str]
+    start: Callable[[], Project]
+
+
 @pytest.fixture(params=["sqlite", pytest.param("server", marks=pytest.mark.slow)])
-def places(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Project, Project, dict[str, list[str]]]]:
-    """Return a project, an empty place for what is restored, and how each names its registry's databases."""
+def places(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Places]:
+    """Yield both places, on files, and as they are deployed."""
     here, there = tmp_path / "here", tmp_path / "there"
     if request.param == "sqlite":
         empty_registry(here / "mlflow" / "mlflow.db")
-        yield project_at(tmp_path / "one", home=here), project_at(tmp_path / "two", home=there), {}
+        two = project_at(tmp_path / "two", home=there)
+        yield Places(project_at(tmp_path / "one", home=here), two, [], [], lambda: two)
         return
-    # as it is deployed: an MLflow server over PostgreSQL that hands artifacts out, the ledger in a database of its own
+    # an MLflow server over PostgreSQL that hands artifacts out, the ledger in a database of its own
     address = sa.make_url(request.getfixturevalue("postgresql"))
     names = ("here_mlflow", "here_ledger", "there_mlflow", "there_ledger")
     engine = sa.create_engine(address, isolation_level="AUTOCOMMIT")
@@ -87,49 +106,31 @@ def places(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Pro
     uri = {name: address.set(database=name).render_as_string(hide_password=False) for name in names}
     with Supervisor(tmp_path / "servers") as servers:
 
-        def project(name: str, root: Path, home: Path) -> Project:
+        def served(name: str, root: Path, home: Path) -> Project:
             port = free_port()
-            servers.start(
-                f"mlflow-{name}",
-                [
-                    *(sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"),
-                    *("--backend-store-uri", uri[f"{name}_mlflow"]),
-                    *("--artifacts-destination", str(home / "mlflow" / "artifacts")),
-                ],
-            )
-            ports[name] = port
+            command = [
+                *(sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"),
+                *("--backend-store-uri", uri[f"{name}_mlflow"]),
+                *("--artifacts-destination", str(home / "mlflow" / "artifacts")),
+            ]
+            servers.start(f"mlflow-{name}", command)
+            servers.wait_until(f"mlflow-{name}", lambda: answers(port, "/health"))
             told = {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{port}", "MODELFLOW_LEDGER_URI": uri[f"{name}_ledger"]}
             return project_at(root, home=home, **told)
 
-        ports: dict[str, int] = {}
-        one = project("here", tmp_path / "one", here)
-        servers.wait_until("mlflow-here", lambda: _answers(ports["here"]))
-        two = project_at(tmp_path / "two", home=there, MLFLOW_TRACKING_URI="http://127.0.0.1:9",
-                         MODELFLOW_LEDGER_URI=uri["there_ledger"])  # fmt: skip
-        databases = {"here": [uri["here_mlflow"]], "there": [uri["there_mlflow"]]}
-
-        class Later(dict[str, list[str]]):
-            """The restored server starts once its database is there."""
-
-            def start(self) -> Project:
-                found = project("there", tmp_path / "two", there)
-                servers.wait_until("mlflow-there", lambda: _answers(ports["there"]))
-                return found
-
-        yield one, two, Later(databases)
+        not_yet = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "MODELFLOW_LEDGER_URI": uri["there_ledger"]}
+        yield Places(
+            served("here", tmp_path / "one", here),
+            project_at(tmp_path / "two", home=there, **not_yet),
+            [uri["here_mlflow"]],
+            [uri["there_mlflow"]],
+            lambda: served("there", tmp_path / "two", there),
+        )
 
 
-def _answers(port: int) -> bool:
-    from orchestration.processes import answers
-
-    return answers(port, "/health")
-
-
-def test_a_backup_under_load_continues_bit_for_bit_elsewhere(
-    places: tuple[Project, Project, dict[str, list[str]]], tmp_path: Path
-) -> None:
+def test_a_backup_under_load_continues_bit_for_bit_elsewhere(places: Places, tmp_path: Path) -> None:
     """The story of the day the machine is lost."""
-    one, two, databases = places
+    one = places.one
     live(one, range(FIRST_DAYS))
     lived = [FIRST_DAYS]
     reached, done = threading.Event(), threading.Event()
@@ -157,7 +158,7 @@ def test_a_backup_under_load_continues_bit_for_bit_elsewhere(
     working.start()
     reached.wait(120)
     command = [MODELFLOW, "backup", tmp_path / "backup", "--json"]
-    for uri in databases.get("here", []):
+    for uri in places.here:
         command += ["--database", uri]
     environment = os.environ | {
         "MODELFLOW_HOME": str(one.home),
@@ -173,9 +174,8 @@ def test_a_backup_under_load_continues_bit_for_bit_elsewhere(
     assert not failed
     told = json.loads(made.stdout)
 
-    restore(two, tmp_path / "backup", place_of(two, tuple(databases.get("there", []))))
-    if databases:
-        two = databases.start()  # type: ignore[attr-defined]
+    restore(places.two, tmp_path / "backup", place_of(places.two, tuple(places.there)))
+    two = places.start()
     watermark, _ = head_state(two)
     assert watermark == told["flows"]["orders"]["watermark"] < head_state(one)[0]
     assert store_of(two).progress().next_example >= watermark
@@ -255,3 +255,46 @@ def test_a_server_that_hides_its_database_has_to_be_told_of(tmp_path: Path) -> N
         place_of(one, ("http://127.0.0.1:9",))
     with pytest.raises(BackupError, match="expected a database at"):
         take(one, tmp_path / "backup", place_of(one))
+
+
+def test_a_backup_without_its_artifacts_has_to_be_asked_for(small: Path, tmp_path: Path) -> None:
+    """One that cannot be restored is worse than none."""
+    one = project_at(small / "one", home=small / "here")
+    with pytest.raises(BackupError, match="--without-artifacts"):
+        take(one, tmp_path / "backup", place_of(one, artifacts=tmp_path / "elsewhere"))
+    assert not (tmp_path / "backup").exists()
+    manifest = take(one, tmp_path / "backup", place_of(one, without_artifacts=True))
+    assert manifest["artifacts"] is None
+    assert not (tmp_path / "backup" / "artifacts").exists()
+
+
+def test_versions_let_go_meanwhile_are_noticed(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = project_at(small / "one", home=small / "here")
+    copied = taking._artifacts
+
+    def slow(source: Path, target: Path) -> None:
+        copied(source, target)
+        ledger = registry_of(one).ledger
+        last = ledger.newest("orders")
+        held = ledger.begin(replace(last, kind="delete", version=None), after=last)
+        assert held is not None
+        ledger.settle(held)
+
+    monkeypatch.setattr(taking, "_artifacts", slow)
+    with pytest.raises(BackupError, match="retention let versions go"):
+        take(one, tmp_path / "backup", place_of(one))
+
+
+def test_nothing_is_put_anywhere_while_one_database_is_in_use(backed_up: tuple[Path, Project], tmp_path: Path) -> None:
+    """Half a restore could be taken for a whole one."""
+    directory, two = backed_up
+    manifest = json.loads((directory / MANIFEST).read_text())
+    shutil.copy(directory / "databases" / "0.dump", directory / "databases" / "1.dump")
+    manifest["databases"] = ["sqlite", "sqlite"]
+    manifest["files"]["databases/1.dump"] = manifest["files"]["databases/0.dump"]
+    (directory / MANIFEST).write_text(json.dumps(manifest))
+    free, used = tmp_path / "there" / "free.db", tmp_path / "used.db"
+    used.touch()
+    with pytest.raises(BackupError, match="expected no database"):
+        restore(two, directory, replace(place_of(two), databases=(f"sqlite:///{free}", f"sqlite:///{used}")))
+    assert not free.exists()

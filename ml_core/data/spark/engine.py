@@ -29,14 +29,11 @@ class SparkEngine:
     Parameters
     ----------
     directory : Path
-        Where the files of a build go, unless the flow names a `spark_folder`.
-    home : Path
-        What a relative `spark_folder` starts from.
+        Where the files of a build go.
     """
 
-    def __init__(self, directory: Path, *, home: Path) -> None:
+    def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._home = home
 
     def __call__(
         self,
@@ -62,9 +59,8 @@ class SparkEngine:
         names = ["requests", *partitions]
         tables = {name: described(connection, name) for name in names}
         query = translation(sql, tables, file=str(data.features))
-        parent = self._directory if data.spark_folder is None else self._home / data.spark_folder
-        parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix="build-", dir=parent)).resolve()
+        self._directory.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix="build-", dir=self._directory)).resolve()
         try:
             folder.chmod(0o777)  # workers may run as another user, and write here
             handed = {}

@@ -22,6 +22,7 @@ _Artifacts = Annotated[
     Path | None,
     typer.Option(envvar="MODELFLOW_REGISTRY_ARTIFACTS", help="the folder of the registry's artifacts"),
 ]
+_Without = Annotated[bool, typer.Option("--without-artifacts", help="they lie in a store that is kept by other means")]
 _AsJson = Annotated[bool, typer.Option("--json", help="the backup's manifest, without its files")]
 
 
@@ -29,22 +30,25 @@ def backup(
     directory: Annotated[Path, typer.Argument(help="a folder that does not exist yet")],
     databases: _Databases = None,
     artifacts: _Artifacts = None,
+    without_artifacts: _Without = False,
     as_json: _AsJson = False,
 ) -> None:
     """Copy event logs, feature stores, registry and ledger as of one moment, while everything goes on running."""
     project = load_project()
-    _tell(take(project, directory, place_of(project, tuple(databases or ()), artifacts)), directory, as_json=as_json)
+    place = place_of(project, tuple(databases or ()), artifacts, without_artifacts=without_artifacts)
+    _tell(take(project, directory, place), directory, as_json=as_json)
 
 
 def restore(
     directory: Annotated[Path, typer.Argument(help="a backup")],
     databases: _Databases = None,
     artifacts: _Artifacts = None,
+    without_artifacts: _Without = False,
     as_json: _AsJson = False,
 ) -> None:
     """Put a backup into an empty home (MODELFLOW_HOME) and empty databases; the flows go on where they were."""
     project = load_project()
-    place = place_of(project, tuple(databases or ()), artifacts)
+    place = place_of(project, tuple(databases or ()), artifacts, without_artifacts=without_artifacts)
     _tell(put_back(project, directory, place), directory, as_json=as_json)
 
 

@@ -50,23 +50,31 @@ def dump(uri: str, target: Path) -> None:
     _run(uri, "pg_dump", "--format=custom", "--no-owner", "--no-privileges", f"--file={target}")
 
 
-def load(uri: str, source: Path) -> None:
-    """Put a dump into a database that is empty; raise BackupError when it is not."""
+def require_empty(uri: str) -> None:
+    """Raise BackupError where something is in a database already."""
     if kind_of(uri) == "sqlite":
-        target = Path(uri.removeprefix("sqlite:///"))
-        if target.exists():
-            raise BackupError(f"expected no database at {target} yet; restore into an empty place")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, target)
+        if Path(uri.removeprefix("sqlite:///")).exists():
+            raise BackupError(f"expected no database at {uri} yet; restore into an empty place")
         return
     engine = sa.create_engine(uri)
     try:
         found = sa.inspect(engine).get_table_names()
+    except sa.exc.OperationalError as error:
+        raise BackupError(f"expected an empty database, found none that answers: {error}") from error
     finally:
         engine.dispose()
     if found:
         shown = engine.url.render_as_string(hide_password=True)
         raise BackupError(f"{shown}: expected an empty database, found the tables {found[:3]}; restore into a new one")
+
+
+def load(uri: str, source: Path) -> None:
+    """Put a dump into an empty database."""
+    if kind_of(uri) == "sqlite":
+        target = Path(uri.removeprefix("sqlite:///"))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+        return
     _run(uri, "pg_restore", "--no-owner", "--no-privileges", "--exit-on-error", "--single-transaction", str(source))
 
 

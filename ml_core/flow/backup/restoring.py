@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ml_core.errors import BackupError
-from ml_core.flow.backup.databases import kind_of, load, move_artifacts
+from ml_core.flow.backup.databases import kind_of, load, move_artifacts, require_empty
 from ml_core.flow.backup.taking import FORMAT, MANIFEST, Place, digest, files_of
 from ml_core.project import Project
 
@@ -31,6 +31,8 @@ def restore(project: Project, directory: Path, place: Place) -> dict[str, Any]:
     flows = [name for name in project.flows if (project.home / "flows" / name).exists()]
     if flows or (place.artifacts is not None and place.artifacts.exists() and any(place.artifacts.iterdir())):
         raise BackupError(f"{project.home}: expected no state there yet, found {flows or place.artifacts}")
+    for uri in place.databases:
+        require_empty(uri)
     for number, uri in enumerate(place.databases):
         load(uri, directory / "databases" / f"{number}.dump")
     for name in ("flows", "artifacts"):

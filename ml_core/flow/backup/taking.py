@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ml_core.clock import SystemClock
+from ml_core.data.log import EventLog
 from ml_core.data.store import FeatureStore
 from ml_core.errors import BackupError
 from ml_core.flow.backup.databases import dump, kind_of, require
@@ -41,7 +42,13 @@ class Place:
     artifacts: Path | None
 
 
-def place_of(project: Project, databases: tuple[str, ...] = (), artifacts: Path | None = None) -> Place:
+def place_of(
+    project: Project,
+    databases: tuple[str, ...] = (),
+    artifacts: Path | None = None,
+    *,
+    without_artifacts: bool = False,
+) -> Place:
     """Return where a project's registry lies: as told, else where the project itself would keep it."""
     local = project.home / "mlflow"
     if not databases:
@@ -50,7 +57,7 @@ def place_of(project: Project, databases: tuple[str, ...] = (), artifacts: Path 
     everything = databases if project.ledger_uri in databases else (*databases, project.ledger_uri)
     for uri in everything:
         kind_of(uri)
-    return Place(everything, artifacts or local / "artifacts")
+    return Place(everything, None if without_artifacts else artifacts or local / "artifacts")
 
 
 def take(project: Project, directory: Path, place: Place) -> dict[str, Any]:
@@ -59,8 +66,10 @@ def take(project: Project, directory: Path, place: Place) -> dict[str, Any]:
     Raises
     ------
     BackupError
-        The directory is there already, a database cannot be dumped, or the flows did not stand still for long enough
-        to be dumped between two of their transitions.
+        The directory is there already, a database cannot be dumped, artifacts are not where they should be or were let
+        go meanwhile, or the flows did not stand still for long enough to be dumped between two transitions.
+    SegmentError
+        An event log has a gap.
     """
     if directory.exists():
         raise BackupError(f"{directory}: expected nothing there yet; name a new folder for each backup")
@@ -71,8 +80,9 @@ def take(project: Project, directory: Path, place: Place) -> dict[str, Any]:
     part.mkdir(parents=True)
     registry = registry_of(project)
     heads = _databases(project, registry, part, place)
-    if place.artifacts is not None and place.artifacts.exists():
-        shutil.copytree(place.artifacts, part / "artifacts")
+    if place.artifacts is not None and any(head["head"] for head in heads.values()):
+        _artifacts(place.artifacts, part / "artifacts")
+    _require_all_kept(registry, heads)
     held = {name: _store(project, name, part) for name in project.flows}
     manifest = {
         "format": FORMAT,
@@ -129,6 +139,26 @@ def _databases(project: Project, registry: Registry, part: Path, place: Place) -
     )
 
 
+def _artifacts(source: Path, target: Path) -> None:
+    if not source.is_dir():
+        raise BackupError(
+            f"expected the registry's artifacts at {source}, found nothing; name their folder with --artifacts, or say"
+            " --without-artifacts where they lie in a store that is kept by other means"
+        )
+    try:
+        shutil.copytree(source, target)
+    except shutil.Error as error:  # what retention let go while it was copied
+        raise BackupError(f"{source}: not all of it could be copied; try again: {str(error)[:300]}") from error
+
+
+def _require_all_kept(registry: Registry, heads: dict[str, dict[str, Any]]) -> None:
+    """Raise BackupError where versions of the dump were let go before their artifacts were copied."""
+    for name, head in heads.items():
+        since = [entry for entry in registry.ledger.entries(name) if entry.number > head["entry"]]
+        if any(entry.kind == "delete" for entry in since):
+            raise BackupError(f"{name}: retention let versions go while their artifacts were copied; try again")
+
+
 def _store(project: Project, name: str, part: Path) -> float:
     """Copy a flow's store and event log while nobody writes; return how many seconds they were held."""
     store = FeatureStore(project.flow(name), root=project.root, home=project.home)
@@ -143,4 +173,8 @@ def _store(project: Project, name: str, part: Path) -> float:
             target = part / "flows" / name / inside
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, target)
-        return time.monotonic() - began
+        held = time.monotonic() - began
+    copied = EventLog(part / "flows" / name / "log")
+    for partition in copied.partitions():
+        copied.segments(partition)  # raises where one is missing between two others
+    return held
