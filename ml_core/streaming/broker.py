@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _BOOTSTRAP_MS = 10_000
 _REQUEST_MS = 10_000
+# the library tries less and less often, every 30 s in the end: a broker that is back would stay unnoticed for as long
+_RECONNECT_MS = 1_000
 _MADE_S = 10.0
 _UNKNOWN_TOPIC = 3
 # on some brokers the fetch wait is a sleep, not a wake-up
@@ -69,6 +71,7 @@ class Broker:
                 fetch_max_wait_ms=_FETCH_WAIT_MS,
                 max_partition_fetch_bytes=_LARGEST_REQUEST,
                 bootstrap_timeout_ms=_BOOTSTRAP_MS,
+                reconnect_backoff_max_ms=_RECONNECT_MS,
                 metrics_enabled=False,
                 **{"auto_offset_reset": "earliest"} | dict(self.security) | settings,
             )
@@ -84,6 +87,7 @@ class Broker:
                 max_request_size=_LARGEST_REQUEST,
                 request_timeout_ms=_REQUEST_MS,
                 bootstrap_timeout_ms=_BOOTSTRAP_MS,
+                reconnect_backoff_max_ms=_RECONNECT_MS,
                 metrics_enabled=False,
                 **{"linger_ms": 5, "batch_size": 256 * 1024, "delivery_timeout_ms": 30_000}
                 | dict(self.security)

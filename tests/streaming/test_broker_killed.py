@@ -1,5 +1,6 @@
 """The broker itself is killed, again and again, under everything that uses it."""
 
+import json
 import os
 import random
 import subprocess
@@ -82,9 +83,10 @@ def test_a_broker_killed_at_thirty_moments_costs_nobody_anything(tmp_path: Path)
             resident(project, "learn", flow.name) as learner,
             resident(project, *scoring) as scorer,
         ):
-            time.sleep(10)
+            learned = 0
             for kill in range(KILLS):
                 first = BEFORE + kill * EACH
+                learned = learned_beyond(learned, store)
                 going = threading.Thread(target=send, args=(first, first + EACH))
                 going.start()
                 time.sleep(moments.uniform(0.0, 2.5))
@@ -104,6 +106,16 @@ def test_a_broker_killed_at_thirty_moments_costs_nobody_anything(tmp_path: Path)
         require_as_undisturbed(flow, store, registry, apache.broker, folder=tmp_path, count=BEFORE + KILLS * EACH)
     finally:
         apache.kill()
+
+
+def learned_beyond(before: int, store: FeatureStore) -> int:
+    """Wait until facts reach the learner again, so that the next kill meets everybody at work; return how many have."""
+    status = store.directory / "learner" / "status.json"
+    deadline = time.monotonic() + 90
+    while not status.exists() or (found := int(json.loads(status.read_text())["watermark"])) <= before:
+        assert time.monotonic() < deadline, f"nothing was learned past {before} for 90 s"
+        time.sleep(0.1)
+    return found
 
 
 def require_as_undisturbed(
