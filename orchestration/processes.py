@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -77,7 +78,7 @@ class Supervisor:
 
     def wait_until(self, name: str, ready: Callable[[], bool], *, timeout_s: float = 90.0) -> None:
         """Wait until `ready` says so; raise PlatformError when the child ends first or takes too long."""
-        child = next(child for child in self._children if child.name == name)
+        child = self._child(name)
         deadline = time.monotonic() + timeout_s
         while not ready():
             if child.process.poll() is not None:
@@ -88,6 +89,22 @@ class Supervisor:
             if time.monotonic() > deadline:
                 raise PlatformError(f"{name} was not ready within {timeout_s:.0f} s; see {child.log}")
             time.sleep(0.05)
+
+    def ended(self, name: str) -> bool:
+        """Say whether a child has done what it was started for; raise PlatformError when it failed."""
+        child = self._child(name)
+        if child.process.poll():
+            raise PlatformError(
+                f"{name} ended with code {child.process.returncode}; {child.log} ends with: {_tail(child.log)}"
+            )
+        return child.process.returncode == 0
+
+    def wait_until_ended(self, name: str, *, timeout_s: float) -> None:
+        """Wait until a child has done what it was started for; raise PlatformError when it fails or takes too long."""
+        with suppress(subprocess.TimeoutExpired):
+            self._child(name).process.wait(timeout_s)
+        if not self.ended(name):
+            raise PlatformError(f"{name} did not end within {timeout_s:.0f} s; see {self._child(name).log}")
 
     def check(self) -> None:
         """Raise PlatformError when a child has ended."""
@@ -108,6 +125,9 @@ class Supervisor:
                 child.process.wait()
         self._children.clear()
         self.reap()
+
+    def _child(self, name: str) -> _Child:
+        return next(child for child in self._children if child.name == name)
 
     def reap(self) -> int:
         """End processes an earlier supervisor of this home left behind; return how many there were."""

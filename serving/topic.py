@@ -1,42 +1,31 @@
 """Following a model topic: the weights a resident learner streams, verified and bound to one session.
 
-A streamed model is a graph without its numbers and the numbers by themselves (`ml_core.flow.topic`), so new weights
-need no new session: they come in as inputs. Each publication that is the newest one read has to say of the learner's
-golden rows what the learner said, through the session and the way rows really take, before it answers anybody.
-
-The topic is read from its beginning, compacted or not; while the reader catches up only the newest publication is
-proved. What is missing or altered costs freshness until the next snapshot, never a wrong weight. Each worker of a
-sidecar follows by itself: waiting for one another would cost more than the second they may differ by.
+Each publication that is the newest one read has to say of the learner's golden rows what the learner said
+(`serving.bound`) before it answers anybody. The topic is read from its beginning, compacted or not; while the reader
+catches up only the newest publication is proved. What is missing or altered costs freshness until the next snapshot,
+never a wrong weight. Each worker of a sidecar follows by itself: waiting for one another would cost more than the
+second they may differ by.
 """
 
-import json
 import logging
 import random
 import re
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
-import onnxruntime
-
-from ml_core.errors import BrokerDownError, NotReadyError, PackageError, ProjectError
-from ml_core.flow.package import TOLERANCE, distance
-from ml_core.flow.read import VersionRef
+from ml_core.errors import BrokerDownError, NotReadyError, ProjectError
 from ml_core.flow.topic import ModelReader, StreamedModel
 from ml_core.streaming.broker import Broker, reported
 from ml_core.streaming.publisher import model_topic
+from serving.bound import Binder
 from serving.following import Following, State
-from serving.model import ServedModel, check_signature, warm_up
-from serving.packing import open_session, packed_graph
-from serving.rows import RowReader
+from serving.model import check_signature, warm_up
 from serving.settings import kafka_environment
 
 if TYPE_CHECKING:
     from kafka import KafkaConsumer
 
-STAGE: Final = "Stream"
 _ADDRESS: Final = re.compile(r"kafka://(?P<servers>[^/\s]+)/(?P<topic>[A-Za-z0-9._-]+)")
 _SUFFIX: Final = model_topic("")
 _LONGEST_PAUSE_S: Final = 5.0
@@ -85,7 +74,7 @@ class TopicFollower(Following):
         self._reader = ModelReader()
         self._consumer: KafkaConsumer | None = None
         self._seen: tuple[int, str] | None = None
-        self._session: tuple[bytes, str, onnxruntime.InferenceSession, RowReader] | None = None
+        self._binder = Binder(address.flow, address.topic, refuse_extra=self.settings.refuse_extra)
         self._down_for = 0
 
     def close(self) -> None:
@@ -169,39 +158,12 @@ class TopicFollower(Following):
         try:
             self._move(State.DOWNLOADING)
             self._move(State.VERIFYING)
-            served = self._proved(model)
+            served = self._binder.proved(model, loaded_at=self._clock.now())
+            if self.current is not None and not self.settings.accept_new_signature:
+                check_signature(self.current, served)
             self._move(State.WARMING)
             warm_up(served)
         except Exception as error:  # no publication may stop the follower, however it fails  # noqa: BLE001
             self._put_aside((model.sequence, model.digest), error, self._monotonic())
         else:
             self._swap(served, told=logging.DEBUG)
-
-    def _proved(self, model: StreamedModel) -> ServedModel:
-        described = model.described
-        session, rows = self._session_of(model.skeleton, described["signature"])
-        tags = {name: str(described[name]) for name in ("kind", "parent", "trained_through", "feature_fingerprint")}
-        tags |= {"manifest_sha256": model.digest, "watermark": json.dumps({"examples": described["watermark"]})}
-        ref = VersionRef(self.address.flow, model.sequence, STAGE, self.address.topic, tags)
-        served = ServedModel(ref, session, rows, self._clock.now(), parameters=model.parameters)
-        golden: Mapping[str, Any] = described["golden"]
-        found = served.score(rows.columns({name: golden[name] for name in rows.signature}))
-        worst = distance(found, np.array(model.golden_scores))
-        if not worst <= TOLERANCE:
-            raise PackageError(
-                f"publication {model.sequence}: expected the learner's scores of its golden rows within {TOLERANCE},"
-                f" found one {worst:.3g} away"
-            )
-        if self.current is not None and not self.settings.accept_new_signature:
-            check_signature(self.current, served)
-        return served
-
-    def _session_of(
-        self, skeleton: bytes, signature: Mapping[str, str]
-    ) -> tuple[onnxruntime.InferenceSession, RowReader]:
-        """Return the session of a skeleton, the one there is while it stays the same."""
-        columns = json.dumps(signature)
-        if self._session is None or self._session[:2] != (skeleton, columns):
-            rows = RowReader(signature, refuse_extra=self.settings.refuse_extra)
-            self._session = (skeleton, columns, open_session(packed_graph(skeleton, signature)), rows)
-        return self._session[2], self._session[3]

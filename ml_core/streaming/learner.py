@@ -10,6 +10,7 @@ Registering runs in a thread of its own, on a checkpoint; learning does not wait
 
 import json
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -46,6 +47,7 @@ from ml_core.training.tasks import task_of
 
 _LOG = logging.getLogger("modelflow.streaming")
 _LOOK_S = 5.0
+_TELL_S = 1.0
 _RECENT_ROWS = 10_000
 
 
@@ -111,6 +113,7 @@ class Learner:
         self.learned = 0
         self._recent = RunningMetrics(_RECENT_ROWS)
         self._published_at = self._checked_at = self._registered_at = self._looked_at = monotonic()
+        self._told_at, self._untold = -math.inf, False
         self._continue(head)
 
     # -- learning ------------------------------------------------------------------------------------------------
@@ -125,8 +128,7 @@ class Learner:
         """
         before = self.learned
         for batch in self._examples.read(self.position.watermark, timeout_s):
-            self._learn(batch)
-            self._publish_when_due()
+            self._learn_and_tell(batch)
         self._publish_when_due()
         now = self._monotonic()
         if now - self._checked_at >= self._settings.checkpoint_every.total_seconds():
@@ -138,6 +140,16 @@ class Learner:
     def waiting(self) -> int:
         """How many examples the store has that were not learned."""
         return self._examples.waiting(self.position.watermark)
+
+    def _learn_and_tell(self, batch: pa.Table | pa.RecordBatch) -> None:
+        """Learn a batch, and publish at every `publish_rows` examples on the way, however many came together."""
+        rows, first = self._settings.publish_rows, 0
+        while first < batch.num_rows:
+            due = batch.num_rows if rows is None else self._published.watermark + rows - self.position.watermark
+            part = batch.slice(first, max(due, 1))
+            self._learn(part)
+            self._publish_when_due()
+            first += part.num_rows
 
     def _learn(self, batch: pa.Table | pa.RecordBatch) -> None:
         if not batch.num_rows:
@@ -158,7 +170,11 @@ class Learner:
     # -- publishing ----------------------------------------------------------------------------------------------
 
     def publish(self, *, whole: bool = False) -> None:
-        """Send the model to its topic, unless the circuit breaker is open."""
+        """Send the model to its topic, unless the circuit breaker is open, and tell how it stands."""
+        self._send(whole=whole)
+        self._tell()
+
+    def _send(self, *, whole: bool = False) -> None:
         self._published_at = self._monotonic()
         if self.breaker.reason is None:
             described = {
@@ -174,17 +190,20 @@ class Learner:
             scores = self.model.predict(self._golden).tolist()
             self._publisher.publish(self.model.to_onnx(), _plain(described), scores, whole=whole)
             self._published = self.position
-        self._tell()
+        self._untold = True
 
     def _publish_when_due(self) -> None:
         age = self._monotonic() - self._published_at
         rows = self._settings.publish_rows
         fresh = self.position.watermark - self._published.watermark
         if fresh and (age >= self._settings.publish_every.total_seconds() or (rows is not None and fresh >= rows)):
-            self.publish()
+            self._send()
+        if self._untold and self._monotonic() - self._told_at >= _TELL_S:
+            self._tell()
 
     def _tell(self) -> None:
         """Write down how it stands, for people and checks: `learner/status.json`."""
+        self._told_at, self._untold = self._monotonic(), False
         told = {
             "base": self.position.base,
             "watermark": self.position.watermark,
@@ -341,6 +360,8 @@ class Learner:
         """Keep a checkpoint, let a registration end, and let go of the broker."""
         self._beside.shutdown()
         self.checkpoint()
+        if self._untold:
+            self._tell()
         self._opened.close()
 
 

@@ -30,6 +30,7 @@ from orchestration.demo import picture, report
 from orchestration.demo.caller import Answers, Caller
 from orchestration.demo.runs import Runs
 from orchestration.demo.story import learn_when_due, live_through, moments_between, wait_until_served
+from orchestration.demo.streaming import stream
 from orchestration.processes import Supervisor, free_port, start_mlflow, start_sidecar, wait_for_mlflow
 from orchestration.resources import platform_of
 
@@ -94,6 +95,11 @@ class _Demo:
             with self._phase("materialise the days and train the first version, in Dagster"):
                 list(runs.tick(f"{FLOW}_new_days"))
                 runs.execute(f"{FLOW}_full_training")
+            with self._phase("stream the months to come through a broker, into a model that streams"):
+                streamed = stream(
+                    self._project, self._flow, self._registry, self._supervisor, facts,
+                    since=train_until, until=replay_until + self._flow.data.label_window,
+                )  # fmt: skip
             with self._phase("start the sidecar"):
                 port = free_port()
                 start_sidecar(self._supervisor, self._flow, self._project.tracking_uri, home=self._home, port=port)
@@ -106,7 +112,7 @@ class _Demo:
                 self._store.absorb()
                 list(runs.tick(f"{FLOW}_new_days"))
             with self._phase("compare with the frozen first version"):
-                return self._report(caller.answers, runs, replay_until)
+                return self._report(caller.answers, streamed, runs, replay_until)
 
     def _live(  # noqa: PLR0917 - the parts of the story, each once
         self,
@@ -142,7 +148,7 @@ class _Demo:
                 show=show,
             )
 
-    def _report(self, answers: Answers, runs: Runs, end: datetime) -> dict[str, Any]:
+    def _report(self, answers: Answers, streamed: pa.Table, runs: Runs, end: datetime) -> dict[str, Any]:
         """Join what was served with the outcomes, and with what a sidecar pinned to version 1 says of the same rows."""
         rows = pa.concat_tables(answers.rows)
         port = free_port()
@@ -164,6 +170,7 @@ class _Demo:
             "weeks": weeks,
             "last_8_weeks": served.over(end, weeks=8),
             "all": served.over(end, weeks=52),
+            "sync_intervals": served.beside(streamed),
             "failures": answers.failures[:20],
             "timing": {
                 "seconds": self._seconds,

@@ -24,6 +24,7 @@ from ml_core.flow.version import ModelVersion
 from ml_core.training.evaluation import Evaluation
 
 _WEEK = np.timedelta64(7, "D")
+_AT_ONCE = {"0 hours": "at once"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +33,14 @@ class Served:
 
     Attributes
     ----------
+    keys : list of str, of length n_rows
     asked : ndarray of datetime64[us], shape (n_rows,)
         Request time, in UTC.
     labels, live, frozen : ndarray of float64, shape (n_rows,)
         The outcome, the score that was served, and the first version's score of the same row.
     """
 
+    keys: list[str]
     asked: NDArray[np.datetime64]
     labels: NDArray[np.float64]
     live: NDArray[np.float64]
@@ -51,7 +54,8 @@ class Served:
         scores = np.asarray(live, np.float64)
         known = ~np.isnan(labels) & ~np.isnan(scores)
         asked = rows.column("request_time").cast(pa.timestamp("us")).to_numpy()
-        return cls(asked[known], labels[known], scores[known], frozen[known])
+        keys = [key for key, there in zip(rows.column("key").to_pylist(), known, strict=True) if there]
+        return cls(keys, asked[known], labels[known], scores[known], frozen[known])
 
     def weeks(self, end: datetime) -> list[dict[str, Any]]:
         """Compare live and frozen in weeks that are counted back from `end`, oldest first."""
@@ -66,15 +70,36 @@ class Served:
         """Compare live and frozen over the last `weeks` weeks before `end`."""
         return self._compare(self.asked >= np.datetime64((end - timedelta(weeks=weeks)).replace(tzinfo=None), "us"))
 
+    def beside(self, streamed: pa.Table) -> list[dict[str, Any]]:
+        """Compare what the stream's followers would have answered, by sync interval, and what was served.
+
+        Parameters
+        ----------
+        streamed : pyarrow.Table
+            `key`, `request_time`, and a column of scores per interval; a row for each request.
+        """
+        place = {key: number for number, key in enumerate(streamed.column("key").to_pylist())}
+        chosen = np.array([place[key] for key in self.keys], np.int64)
+        intervals = streamed.column_names[2:]
+        scores = {f"stream, {_AT_ONCE.get(name, name)}": streamed.column(name).to_numpy()[chosen] for name in intervals}
+        return [
+            {"model": name, "rows": self.labels.size} | _figures(self.labels, answered)
+            for name, answered in {**scores, "increments, as served": self.live}.items()
+        ]
+
     def _compare(self, chosen: NDArray[np.bool_]) -> dict[str, Any]:
         labels = self.labels[chosen]
-        live, frozen = (Evaluation.of(labels, scores[chosen]) for scores in (self.live, self.frozen))
         return {
             "rows": labels.size,
-            "late_share": round(live.label_rate, 6),
-            "live": {"auc": round(live.auc, 6), "log_loss": round(live.log_loss, 6)},
-            "frozen": {"auc": round(frozen.auc, 6), "log_loss": round(frozen.log_loss, 6)},
+            "late_share": round(float(labels.mean()), 6),
+            "live": _figures(labels, self.live[chosen]),
+            "frozen": _figures(labels, self.frozen[chosen]),
         }
+
+
+def _figures(labels: NDArray[np.float64], scores: NDArray[np.float64]) -> dict[str, float]:
+    evaluation = Evaluation.of(labels, scores)
+    return {"auc": round(evaluation.auc, 6), "log_loss": round(evaluation.log_loss, 6)}
 
 
 def version_rows(versions: Sequence[ModelVersion]) -> list[dict[str, Any]]:
@@ -137,6 +162,12 @@ def show(report: dict[str, Any], console: Console) -> None:
             *(f"{figures['log_loss']:.4f}" for figures in (live, frozen)),
             *(f"{figures['auc']:.4f}" for figures in (live, frozen)),
         )
+    console.print(table)
+    table = Table(title="By how often the served model takes up what was learned, all requests")
+    for column in ("model", "rows", "log loss", "AUC"):
+        table.add_column(column, justify="left" if column == "model" else "right")
+    for row in report["sync_intervals"]:
+        table.add_row(row["model"], str(row["rows"]), f"{row['log_loss']:.4f}", f"{row['auc']:.4f}")
     console.print(table)
     requests = report["requests"]
     console.print(

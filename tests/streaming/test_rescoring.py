@@ -1,0 +1,98 @@
+"""Rows scored as by predictors that look at the stream more or less often: nobody knows anything early."""
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ml_core.data import FeatureStore
+from ml_core.errors import StreamError
+from ml_core.pipeline import PipelineModel
+from ml_core.project import Flow
+from ml_core.streaming.broker import Broker
+from ml_core.streaming.feed import Feed, feature_topic
+from ml_core.streaming.learner import Learner
+from ml_core.streaming.publisher import model_topic
+from serving.rescoring import rescored
+from serving.topic import TopicAddress
+from tests.streaming.reading import everything
+from tests.streaming.test_learner import drained, feed, learning, live, registry
+
+__all__ = ["feed", "learning", "registry"]  # fixtures
+
+EVERY = {"never": None, "hourly": timedelta(hours=1), "at once": timedelta(0)}
+
+
+def address_of(broker: Broker, flow: Flow) -> TopicAddress:
+    return TopicAddress(broker.bootstrap_servers, model_topic(flow.name))
+
+
+def test_each_row_is_scored_by_what_its_follower_had(  # noqa: PLR0917 - fixtures
+    broker: Broker, flow: Flow, store: FeatureStore, feed: Feed, learning: Callable[..., Learner], tmp_path: Path
+) -> None:
+    """Against an oracle that picks, row by row, among all publications by the rule as it is written."""
+    learner = learning()
+    known: list[datetime] = []
+    for stop in (None, *range(315, 700, 15)):
+        if stop is not None:
+            live(store, store.progress().next_example, stop)
+            feed.step()
+        drained(learner).publish()
+        known.append(datetime.fromisoformat(learner._through))
+        learner.model.save(tmp_path / str(len(known)))
+    table = rescored(broker, address_of(broker, flow), feature_topic(flow.name), EVERY)
+    asked = table.column("request_time").to_pylist()
+    assert asked == sorted(asked)
+    rows = store.feature_rows(asked[0], asked[-1] + timedelta(microseconds=1))
+    assert table.column("key").to_pylist() == rows.column("key").to_pylist()
+    assert len(asked) > 300
+    every = [PipelineModel.load(tmp_path / str(number + 1)).predict(rows) for number in range(len(known))]
+    for name, interval in EVERY.items():
+        looked = [known[0] if interval is None else instant for instant in asked]
+        if interval:
+            looked = [known[0] + (instant - known[0]) // interval * interval for instant in asked]
+        chosen = [max(n for n, through in enumerate(known) if through <= look) for look in looked]
+        expected = [every[number][row] for row, number in enumerate(chosen)]
+        np.testing.assert_allclose(table.column(name).to_numpy(), expected, atol=1e-6)
+    assert len({*chosen}) > 20, "the follower that looks at once had nearly all of them"
+    assert np.abs(table.column("never").to_numpy() - table.column("at once").to_numpy()).max() > 1e-3
+
+
+def test_a_publication_that_is_gone_is_named(
+    broker: Broker, flow: Flow, store: FeatureStore, feed: Feed, learning: Callable[..., Learner]
+) -> None:
+    """Of a past with a hole nothing can be said; a follower of the present would only wait for the next snapshot."""
+    learner = learning(snapshot_every=1)
+    learner.publish()
+    for stop in (400, 500):
+        live(store, store.progress().next_example, stop)
+        feed.step()
+        drained(learner)
+        learner._publisher._writer.sequence += stop == 500
+        learner.publish()
+    with pytest.raises(StreamError, match="expected publication 3, found 4"):
+        rescored(broker, address_of(broker, flow), feature_topic(flow.name), EVERY)
+
+
+def test_empty_topics_are_named(broker: Broker, flow: Flow, feed: Feed, learning: Callable[..., Learner]) -> None:
+    del feed
+    broker.ensure(model_topic(flow.name))
+    with pytest.raises(StreamError, match="expected publications of a learner, found none"):
+        rescored(broker, address_of(broker, flow), feature_topic(flow.name), EVERY)
+    learning().publish()
+    with pytest.raises(StreamError, match="expected feature rows, found none"):
+        rescored(broker, address_of(broker, flow), feature_topic(flow.name), EVERY)
+
+
+def test_what_was_learned_is_told_at_publish_rows(
+    broker: Broker, flow: Flow, store: FeatureStore, feed: Feed, learning: Callable[..., Learner]
+) -> None:
+    """Many examples come in one record; what was learned is told at every so many all the same."""
+    live(store, 300, 500)
+    feed.step()
+    learner = learning(publish_rows=20, publish_every=timedelta(days=1), snapshot_every=1)
+    drained(learner)
+    told = [record for record in everything(broker, model_topic(flow.name)) if dict(record.headers)["chunk"] == b"0"]
+    assert len(told) == learner.learned // 20 == 10
