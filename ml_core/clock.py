@@ -4,9 +4,12 @@ Every instant is a UTC-aware `datetime`. A naive one is refused where it enters,
 slip into a comparison.
 """
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
+
+_DURATION = re.compile(r"(?P<count>\d+)\s*(?P<unit>second|minute|hour|day)s?")
 
 
 class Clock(Protocol):
@@ -50,3 +53,16 @@ def as_utc(instant: datetime) -> datetime:
     if instant.tzinfo is None:
         raise ValueError(f"expected an instant with a time zone, found {instant.isoformat()}; add one, e.g. +00:00")
     return instant.astimezone(UTC)
+
+
+def as_duration(text: str) -> timedelta:
+    """Read a duration such as '7 days' or '90 minutes'; raise ValueError when it is none."""
+    match = _DURATION.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"expected a duration such as '7 days' or '90 minutes', found {text!r}")
+    return timedelta(**{match["unit"] + "s": int(match["count"])})
+
+
+def as_interval(text: str) -> timedelta | None:
+    """Read how often something is looked at: as `as_duration`, or 'never'."""
+    return None if text == "never" else as_duration(text)

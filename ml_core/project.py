@@ -13,7 +13,6 @@ packages are signed with.
 import hashlib
 import json
 import os
-import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from zoneinfo import ZoneInfo
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
+from ml_core.clock import as_duration
 from ml_core.errors import ProjectError, nearest
 from ml_core.places import line_of
 
@@ -36,17 +36,11 @@ _RELATIONS = {
     *("found_words", "wanted_codes", "encoded"),
 }
 _SHORTEST_KEY_BYTES = 16
-_DURATION = re.compile(r"(?P<count>\d+)\s*(?P<unit>second|minute|hour|day)s?")
 
 
 def _duration(text: object) -> object:
     """Read '7 days' or '90 minutes'; leave anything else to the model's own check."""
-    if not isinstance(text, str):
-        return text
-    match = _DURATION.fullmatch(text.strip())
-    if match is None:
-        raise ValueError(f"expected a duration such as '7 days' or '90 minutes', found {text!r}")
-    return timedelta(**{match["unit"] + "s": int(match["count"])})
+    return as_duration(text) if isinstance(text, str) else text
 
 
 def _known_zone(name: str) -> str:

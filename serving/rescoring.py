@@ -8,7 +8,7 @@ fast the topics are read. The first publication is where all of them start, and 
 
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 import typer
 from numpy.typing import NDArray
 
-from ml_core.errors import ProjectError, StreamError
+from ml_core.clock import as_interval
+from ml_core.errors import StreamError
 from ml_core.flow.topic import ModelReader, StreamedModel
 from ml_core.streaming.broker import Broker, reported
 from serving.bound import Binder
@@ -183,20 +184,12 @@ def rescore(
     """Score the rows of a topic as predictors would have that took up a streamed model more or less often."""
     broker = Broker.from_environment(kafka_environment(), default=kafka_bootstrap())
     address = TopicAddress(broker.bootstrap_servers, model or f"{flow}.model")
-    table = rescored(broker, address, source or f"{flow}.features", _intervals(every or _INTERVALS))
+    try:
+        intervals = {text: as_interval(text) for text in every or _INTERVALS}
+    except ValueError as error:
+        raise typer.BadParameter(f"expected --every '1 day', '0 hours' or never: {error}") from error
+    table = rescored(broker, address, source or f"{flow}.features", intervals)
     part = target.with_suffix(".part")
     pq.write_table(table, part)
     part.replace(target)
     typer.echo(json.dumps({"rows": table.num_rows, "columns": table.column_names}))
-
-
-def _intervals(texts: Sequence[str]) -> dict[str, timedelta | None]:
-    from pydantic import TypeAdapter, ValidationError
-
-    from ml_core.project import Duration
-
-    try:
-        reader: TypeAdapter[timedelta] = TypeAdapter(Duration)
-        return {text: None if text == "never" else reader.validate_python(text) for text in texts}
-    except ValidationError as error:
-        raise ProjectError(f"expected --every '1 day', '0 hours' or never, found {list(texts)}") from error

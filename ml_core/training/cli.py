@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from pydantic import TypeAdapter, ValidationError
 
-from ml_core.clock import SystemClock
+from ml_core.clock import SystemClock, as_interval
 from ml_core.data.ingest import take_in_all
 from ml_core.data.store import FeatureStore
 from ml_core.errors import ProjectError, VersionNotFoundError
 from ml_core.flow.cli import AsJson, FlowName, as_instant, chosen, opened, print_rows
 from ml_core.flow.moving import say
 from ml_core.flow.registry import registry_of
-from ml_core.project import Duration, load_project
+from ml_core.project import load_project
 from ml_core.training.answers import Answers, table
 from ml_core.training.card import CARD_FILE, files_of
 from ml_core.training.freshness import freshness as sync_intervals
@@ -114,7 +113,10 @@ def freshness(
     project = load_project()
     found = project.flow(flow)
     store = FeatureStore(found, root=project.root, home=project.home)
-    intervals = [None if text == "never" else _interval(text) for text in every or _INTERVALS]
+    try:
+        intervals = [as_interval(text) for text in every or _INTERVALS]
+    except ValueError as error:
+        raise typer.BadParameter(f"expected --every '1 day', '0 hours' or never: {error}") from error
     start = None if since is None else as_instant(since)
     compared = sync_intervals(found, store, intervals, since=start)
     if as_json:
@@ -135,13 +137,6 @@ def _told(every: timedelta | None) -> str:
         return "never" if every is None else "as soon as known"
     hours = every / timedelta(hours=1)
     return f"every {hours / 24:g} d" if hours >= 24 else f"every {hours:g} h"  # noqa: PLR2004 - hours of a day
-
-
-def _interval(text: str) -> timedelta:
-    try:
-        return TypeAdapter(Duration).validate_python(text)
-    except ValidationError as error:
-        raise typer.BadParameter(f"expected --every '1 day', '0 hours' or never, found {text!r}") from error
 
 
 def _values(text: str) -> tuple[str, list[Any]]:

@@ -127,14 +127,14 @@ def test_a_slow_download_and_a_broken_version_disturb_no_request(sidecar: Any, r
         running.wait(lambda side: bool(side.get("/status")["quarantine"]), "quarantine")
         assert "model.onnx" in running.get("/status")["quarantine"][0]["reason"]
         assert running.request("GET", "/v2/health/ready")[0] == 200
-        rest_registry.delay_s = 0.3
+        rest_registry.delay_s = 1.5
         folder.promote(3)
         running.wait(lambda side: side.get("/status")["state"] == "downloading", "downloading")
         running.wait_version(3)
 
     loads = under_load(running.port, tell)
     assert assert_all_answered_by_one_version_each(loads) == {1, 3}
-    assert max(load.slowest_s for load in loads) < 0.3, "a request waited for a download"
+    assert max(load.slowest_s for load in loads) < 1.0, "a request waited for a download"
 
 
 def test_the_registry_goes_and_comes_back_and_nobody_notices(sidecar: Any, rest_registry: Any) -> None:
