@@ -69,11 +69,12 @@ class Broker:
                 enable_auto_commit=False,
                 allow_auto_create_topics=False,
                 fetch_max_wait_ms=_FETCH_WAIT_MS,
-                max_partition_fetch_bytes=_LARGEST_REQUEST,
                 bootstrap_timeout_ms=_BOOTSTRAP_MS,
                 reconnect_backoff_max_ms=_RECONNECT_MS,
                 metrics_enabled=False,
-                **{"auto_offset_reset": "earliest"} | dict(self.security) | settings,
+                **{"auto_offset_reset": "earliest", "max_partition_fetch_bytes": _LARGEST_REQUEST}
+                | dict(self.security)
+                | settings,
             )
 
     def producer(self, **settings: Any) -> "KafkaProducer":
