@@ -1,15 +1,15 @@
 """Many rows at once, column by column: the same terms as a row's, over distinct values and arrays.
 
-A string column is worked out once per distinct value and then spread over its rows, so Arrow dictionaries are the form
-that costs least; a crossed pair is a few integer operations a row, a number column one bisection and one multiply-add.
-Pure; of each column the last dictionary is kept with what was made
-of it, because batches of one table share theirs.
+What a string is worth is looked up in what rows left in memory; what is not there is worked out for all new strings at
+once, and remembered. So Arrow dictionaries are the form that costs least, with one look-up per distinct value. A pair
+that is crossed is a few integer operations a row, a number column one bisection and one multiply-add. Of each column
+the last dictionary is kept with what was made of it, because batches of one table share theirs.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any, Self
 
 import numpy as np
@@ -21,6 +21,7 @@ from onnx import TensorProto, helper
 from serving.rows import number_column
 from serving.scorer.expression import NotCoveredError, Table
 from serving.scorer.piecewise import piecewise
+from serving.scorer.row import Memory
 from serving.scorer.terms import SCALARS, Sum, Term, applied, evaluator
 
 _PLAIN_STRINGS = frozenset({str, type(None)})
@@ -35,7 +36,7 @@ class Dictionary:
 
     def __init__(self, arrow: pa.Array) -> None:
         self.arrow = arrow  # held, so that no other array can come to lie where it does
-        self.strings = np.array([*arrow.to_pylist(), ""], object)
+        self.strings = np.append(arrow.to_numpy(zero_copy_only=False), "")
         self._made: dict[Any, NDArray[Any]] = {}
 
     def is_of(self, arrow: pa.Array) -> bool:
@@ -112,10 +113,14 @@ class ColumnScorer:
         The score, taken apart.
     signature : mapping of str to str
         Raw column to ``string`` or ``float``.
+    memories : mapping of str to Memory
+        What the strings of a column are worth, as far as the row scorer remembers; shared with it.
     """
 
-    def __init__(self, total: Sum, signature: Mapping[str, str]) -> None:
+    def __init__(self, total: Sum, signature: Mapping[str, str], memories: Mapping[str, Memory]) -> None:
         self.signature = dict(signature)
+        paired = {name for columns in total.terms if len(columns) > 1 for name in columns}
+        self._memories = {name: memories[name] for name in memories if name not in paired and (name,) in total.terms}
         self._total = total
         self._dictionaries: dict[str, Dictionary] = {}
         self._terms = [
@@ -135,10 +140,9 @@ class ColumnScorer:
         try:
             for name, kind in self.signature.items():
                 if kind == "string":
-                    read[name] = words = Words.of(columns[name], self._dictionaries.get(name))
+                    read[name] = words = self._words(name, columns[name])
                     if words is None:
                         return None
-                    self._dictionaries[name] = words.dictionary
                 else:
                     read[name] = number_column(name, columns[name]).astype(np.float32).astype(np.float64)
             sizes = {len(columns[name]) for name in self.signature}
@@ -153,12 +157,44 @@ class ColumnScorer:
             return None
         return (_logistic(margin) if self._total.logistic else margin).astype(np.float32)
 
-    @staticmethod
-    def _worth(names: tuple[str, ...], worth: Term, read: Mapping[str, Any]) -> Any:
-        words = read[names[0]]
+    def _words(self, name: str, values: Any) -> "Words | Sequence[Any] | None":
+        """Return a string column as it is looked up; None where it holds anything but strings and nulls."""
+        if name in self._memories and isinstance(values, list | tuple):
+            return values  # what of it is remembered needs no other form
+        words = Words.of(values, self._dictionaries.get(name))
+        if words is not None:
+            self._dictionaries[name] = words.dictionary
+        return words
+
+    def _worth(self, names: tuple[str, ...], worth: Term, read: Mapping[str, Any]) -> Any:
+        words, memory = read[names[0]], self._memories.get(names[0])
+        if memory is not None:
+            looked_up = partial(_looked_up, memory, lambda new: worth({names[0]: new}))
+            return words.spread(worth, looked_up) if isinstance(words, Words) else looked_up(words)
         if len(names) > 1 or not isinstance(words, Words):
             return worth(read)
         return words.spread(worth, lambda _: worth({names[0]: words.distinct()}))
+
+
+def _looked_up(memory: Memory, work_out: Callable[[Words], NDArray[Any]], strings: Sequence[Any]) -> NDArray[Any]:
+    """Return what each string is worth; work those out together that are not remembered.
+
+    Raises
+    ------
+    TypeError
+        Something is neither a string nor null.
+    """
+    worths = np.array([*map(memory.get, strings)], np.float64)
+    missing = np.flatnonzero(np.isnan(worths)).tolist()
+    if missing:
+        new = list({strings[place] for place in missing})
+        words = Words.of(new)
+        if words is None:
+            raise TypeError("expected strings")
+        found = dict(zip(new, work_out(words).tolist(), strict=True))
+        memory.learn(found)
+        worths[missing] = [found[strings[place]] for place in missing]
+    return worths
 
 
 def _logistic(margin: NDArray[np.float64]) -> NDArray[np.float64]:

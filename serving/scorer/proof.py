@@ -42,7 +42,7 @@ def read_scorers(packed: bytes, rows: RowReader) -> Scorers:
     """Derive the scorers of a packed graph; raise NotCoveredError where there are none."""
     total = take_apart(read_expression(packed, rows.signature), rows.signature)
     row = RowScorer(total, rows.signature, refuse_extra=rows.refuse_extra)
-    return Scorers(row, ColumnScorer(total, rows.signature))
+    return Scorers(row, ColumnScorer(total, rows.signature, row.words))
 
 
 def prove_scorers(

@@ -55,6 +55,14 @@ class Memory(dict[Any, float]):
             self[value] = worth
         return worth
 
+    def learn(self, worths: Mapping[Any, float]) -> None:
+        """Remember the worths of strings that others worked out, as far as there is room for them."""
+        lasting = {value: worth for value, worth in worths.items() if _lasting(value)}
+        if len(self) + len(lasting) > self._limit:
+            self.clear()
+        if len(lasting) <= self._limit:
+            self.update(lasting)
+
 
 class RowScorer:
     """Scores single rows as one graph does.
@@ -91,6 +99,7 @@ class RowScorer:
         self._pick = picker(order)
         kinds = {"string": _text_term, "float": _number_term}
         self.memories = tuple(Memory(kinds[signature[name]](name, total.terms.get((name,))), limit) for name in order)
+        self.words = dict(zip(texts, self.memories, strict=False))
         self.pairs = tuple(Memory(_pair_term(pair, total.terms[pair]), limit) for pair in pairs)
         self._lefts, self._rights = (picker([order.index(pair[side]) for pair in pairs]) for side in (0, 1))
 
