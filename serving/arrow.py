@@ -110,12 +110,14 @@ def _check_column(name: str, column: pa.ChunkedArray) -> None:
 
 def _unfolded_bytes(column: pa.ChunkedArray) -> int:
     """Return how many bytes a dictionary column's strings have in all, or a bound of that where it is small."""
-    bound = sum(chunk.dictionary.nbytes * len(chunk) for chunk in column.chunks)
+    bound: int = sum(chunk.dictionary.nbytes * len(chunk) for chunk in column.chunks)
     if bound <= _MOST_UNFOLDED_BYTES:
         return bound
     import pyarrow.compute as pc  # here, because it costs a start a tenth of a second
 
-    lengths = (pc.sum(pc.binary_length(chunk.dictionary).take(chunk.indices)).as_py() for chunk in column.chunks)
+    lengths: Iterator[int | None] = (
+        pc.sum(pc.binary_length(chunk.dictionary).take(chunk.indices)).as_py() for chunk in column.chunks
+    )
     return sum(length or 0 for length in lengths)
 
 

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from ml_core.flow.package import TOLERANCE, distance
 from serving.rows import Feed, RowReader
 from serving.scorer.columns import ColumnScorer
-from serving.scorer.expression import NotCoveredError, read_expression
+from serving.scorer.expression import NotCoveredError
+from serving.scorer.reading import read_expression
 from serving.scorer.row import RowScorer
 from serving.scorer.terms import take_apart
 from serving.scorer.yielding import let_others_run

@@ -87,7 +87,9 @@ def evaluator(expression: Expression, operators: Mapping[str, Callable[..., Term
     operators : mapping of str to maker of terms
         What each operator does; by default `SCALARS`, for the values of one row.
     """
-    make = (operators or SCALARS)[expression.operator]
+    make = (operators or SCALARS).get(expression.operator)
+    if make is None:  # such as a one-hot column that is more than a look-up
+        raise NotCoveredError(f"{expression.operator} by itself")
     return make(expression.constant, *(evaluator(given, operators) for given in expression.inputs))
 
 

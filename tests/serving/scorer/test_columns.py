@@ -133,3 +133,54 @@ def test_a_table_that_is_held_sparsely_scores_as_the_graph() -> None:
     assert np.abs(column_scores(model, {"tail": table.column("tail")}) - expected).max() < 1e-6
     scorer = read_scorers(packed_graph(model.to_onnx(), model.signature), RowReader(model.signature)).row
     assert np.abs(np.array([scorer.score(row) for row in table.to_pylist()]) - expected).max() < 1e-6
+
+
+THEIRS = (
+    ({"stage": "sklearn.preprocessing.StandardScaler", "columns": ["delay", "seats"]}, ("carrier", "tail")),
+    ({"stage": "sklearn.preprocessing.MinMaxScaler", "columns": ["seats"]}, ("carrier",)),
+)
+
+
+@pytest.mark.parametrize(("scaler", "strings"), THEIRS, ids=["seed", "one column each"])
+def test_scikit_learns_scaler_and_one_hot_score_as_the_graph(scaler: Any, strings: tuple[str, ...]) -> None:
+    """Their graphs have the rows along another axis, and lay out a column for each category."""
+    stages = (scaler, {"stage": "sklearn.preprocessing.OneHotEncoder", "columns": list(strings)})
+    estimator = {"name": "sklearn.linear_model.LogisticRegression"}
+    model = PipelineModel.build(pipeline(estimator, stages), SCHEMA)
+    known = rows()
+    whole = {
+        name: [0.0 if value is None else value for value in known[name].to_pylist()] for name in ("delay", "seats")
+    }
+    for name, values in whole.items():
+        known = known.set_column(known.schema.get_field_index(name), name, pa.array(values, known[name].type))
+    model.fit(known, labels())
+    asked = rows(300, seed=8)
+    asked = asked.set_column(
+        asked.schema.get_field_index("carrier"), "carrier", pa.array(["??", *asked["carrier"].to_pylist()[1:]])
+    )
+    expected = graph_scores(model, asked)
+    scorers = read_scorers(packed_graph(model.to_onnx(), model.signature), RowReader(model.signature))
+    columns = {name: asked[name].to_pylist() for name in model.signature}
+    assert np.abs(scorers.columns.score(columns) - expected).max() < 1e-6
+    one_by_one = [scorers.row.score(row) for row in asked.select(list(model.signature)).to_pylist()]
+    assert np.abs(np.array(one_by_one) - expected).max() < 1e-6
+    assert len(np.unique(expected)) > 100
+
+
+def test_strings_that_rows_left_in_memory_and_new_ones_score_as_the_graph() -> None:
+    """Rows and batches share what they remember, also where it is full and starts anew."""
+    uncrossed = tuple(stage for stage in STAGES if stage["stage"] != "cross")
+    model, table = trained(stages=uncrossed), rows(3000, seed=13)
+    ever_new = [f"t{number // 3}" for number in range(3000)]
+    table = table.set_column(table.schema.get_field_index("tail"), "tail", pa.array(ever_new))
+    scorers = read_scorers(packed_graph(model.to_onnx(), model.signature), RowReader(model.signature))
+    for memory in scorers.row.words.values():
+        memory._limit = 40
+    expected = graph_scores(model, table)
+    for start in range(0, 3000, 100):
+        part = table.slice(start, 100).select(list(model.signature))
+        one_by_one = [scorers.row.score(row) for row in part.to_pylist()[:20]]
+        assert np.abs(np.array(one_by_one) - expected[start : start + 20]).max() < 1e-6
+        together = scorers.columns.score(part.to_pydict())
+        assert np.abs(together - expected[start : start + 100]).max() < 1e-6
+        assert 0 < max(map(len, scorers.row.words.values())) <= 40

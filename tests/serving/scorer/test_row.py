@@ -14,9 +14,9 @@ from ml_core.pipeline.hashing import hash_bytes
 from serving.packing import open_session, packed_graph
 from serving.rows import RowReader
 from serving.scorer import NotCoveredError, Scorers, prove_scorers
-from serving.scorer.expression import read_expression
 from serving.scorer.murmur3 import murmur3
 from serving.scorer.piecewise import piecewise
+from serving.scorer.reading import read_expression
 from serving.scorer.row import RowScorer
 from serving.scorer.terms import evaluator, take_apart
 from tests.pipeline.examples import ESTIMATORS, SCHEMA, STAGES, labels, pipeline, rows
