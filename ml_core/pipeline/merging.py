@@ -1,8 +1,8 @@
 """Pipeline models that learned side by side from one state, made one.
 
 Each stage and the head has a rule of its own or says why there is none (`obstacle`). The invariant: the merged state is
-a function of the state before and of the shards in their order; statistics of stages are those of one pass over all
-rows (but for rounding), and only the weights depend on how rows were cut into shards.
+a function of the state before and of the shards in their order; what stages count of raw columns is what one pass over
+all rows counts (but for rounding). Weights, and statistics of what an earlier stage made, depend on the cuts.
 """
 
 from collections.abc import Sequence

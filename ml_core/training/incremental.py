@@ -69,7 +69,7 @@ def _continue(
     if model.hindrance is not None:
         raise ProjectError(f'{flow.name}: {model.hindrance}; set incremental_training.policy = "refit"')
     if flow.spark_training is not None:
-        return spark.learn(flow, store, model, first, stop, judged=flow.gate.max_rows, compare=True)
+        return spark.learn(flow, store, model, first, stop, compare=True)
     # The parent scores the whole slice first, as it would have served it; then the same object learns. Where it learns
     # a batch at a time the slice is cut in two, so that the second half was scored by a model that knows the first.
     parent = passes.score(model, store, first, stop)

@@ -55,15 +55,14 @@ def begin(
 ) -> tuple[PipelineModel, ScoredSlice]:
     """Learn the examples at offsets [first, stop) from nothing; return what was said of the last ones, or of all.
 
-    A batch fit, and an averaged training, is scored on as many of the newest as the gate looks at; never on more than
-    a quarter.
+    A batch fit is scored on as many of the newest as the gate looks at; never on more than a quarter. How it is with an
+    averaged training is said in `ml_core.training.spark.learning`.
     """
-    judged = flow.gate.max_rows
     if flow.spark_training is not None:
-        return spark.learn(flow, store, model, first, stop, judged=judged)
+        return spark.learn(flow, store, model, first, stop)
     if not model.fits:
         return model, learn(model, store, first, stop)
-    cut = stop - min(judged, (stop - first) // _NEWEST)
+    cut = stop - min(flow.gate.max_rows, (stop - first) // _NEWEST)
     examples = store.examples(first, cut)
     model.fit(examples, examples.column("label").to_numpy())
     return advance(flow, model, store, first, cut, stop)
@@ -74,7 +73,7 @@ def advance(  # noqa: PLR0917 - where it began, where it stands, where it goes
 ) -> tuple[PipelineModel, ScoredSlice]:
     """Let a model of [first, start) take in [start, stop) too; return what it had said of those."""
     if flow.spark_training is not None:
-        return spark.learn(flow, store, model, start, stop)
+        return spark.learn(flow, store, model, start, stop, average=False)
     if model.by_row:
         return model, learn(model, store, start, stop)
     said = score(model, store, start, stop)

@@ -2,8 +2,8 @@
 
 Under ``sequential`` a shard begins with the state the one before it left: the bits of a training without Spark. Under
 ``average`` the shards of a group go on from one state, and what they make of it is merged in their order
-(`ml_core.pipeline.merging`); the group after it goes on from there. The newest rows are held back, a quarter at most,
-until all before them are one model.
+(`ml_core.pipeline.merging`); the group after it goes on from there. The newest rows are held back
+until all before them are one model: a quarter, within what the gate wants and looks at.
 
 The invariant of both: every score in the evidence is what the very model that is published said of a row before that
 row, or any row after it, was learned by it or by any shard it was merged from.
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from ml_core.data.spark import tasks
 from ml_core.data.store import FeatureStore
+from ml_core.data.words import decoded
 from ml_core.errors import InputError, ProjectError
 from ml_core.pipeline import PipelineModel
 from ml_core.pipeline.merging import merge, obstacle, settled_after
@@ -34,7 +35,7 @@ from ml_core.training.spark.plan import Range, planned
 from ml_core.training.spark.shards import Said, SavedState, Shard
 from ml_core.training.tasks import task_of
 
-# The newest share of a slice, at most, that is held back under `average`.
+# The newest share of a slice that is held back under `average`, unless the gate wants more or looks at less.
 _NEWEST = 4
 
 
@@ -67,15 +68,15 @@ def learn(
     first: int,
     stop: int,
     *,
-    judged: int | None = None,
+    average: bool = True,
     compare: bool = False,
 ) -> tuple[PipelineModel, ScoredSlice]:
     """Learn the examples at offsets [first, stop) on Spark; `model` stays as it is.
 
     Parameters
     ----------
-    judged : int, optional
-        Under ``average``, how many of the newest are held back, at most; by default all: none are learned side by side.
+    average : bool
+        Whether, under ``average``, any are learned side by side; else all are held back.
     compare : bool
         Whether `model` itself scores the same rows, as a parent's evidence.
 
@@ -95,7 +96,7 @@ def learn(
     """
     require_mergeable(flow, model)
     settings = _settings(flow)
-    held = stop - first if judged is None else min(judged, (stop - first) // _NEWEST)
+    held = _held_back(flow, stop - first) if average else stop - first
     alone = max(settled_after(model) - model.n_trained, 0 if model.n_trained else 1)
     plan = planned(settings, first, stop, judged=held, alone=alone)
     begun = state = SavedState.of(model)
@@ -116,6 +117,10 @@ def learn(
         task_of(model.n_classes),
     )
     return state.load(), evidence
+
+
+def _held_back(flow: Flow, rows: int) -> int:
+    return min(rows, max(flow.gate.min_rows, min(flow.gate.max_rows, rows // _NEWEST)))
 
 
 def _settings(flow: Flow) -> SparkTrainingSettings:
@@ -169,7 +174,7 @@ def _written(store: FeatureStore, columns: Sequence[str], ranges: Sequence[Range
     at, rest = ranges[0][0], list(ranges)
     writer: Any = None
     for batch in store.example_batches(at, ranges[-1][1]):
-        rows = pa.Table.from_batches([batch.select(columns)])
+        rows = decoded(pa.Table.from_batches([batch.select(columns)]))
         while rows.num_rows:
             first, stop = rest[0]
             if writer is None:

@@ -5,7 +5,7 @@ saved trainer state, so no pickle of ours is in them and a damaged one is notice
 """
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -28,9 +28,10 @@ class Shard:
     stop: int
     file: str
 
-    def batches(self) -> Iterator[pa.RecordBatch]:
-        """Yield its rows in order."""
-        with pq.ParquetFile(self.file) as file:
+    def batches(self, signature: Mapping[str, str]) -> Iterator[pa.RecordBatch]:
+        """Yield its rows in order, strings as Arrow dictionaries."""
+        texts = [name for name, kind in signature.items() if kind == "string"]
+        with pq.ParquetFile(self.file, read_dictionary=texts) as file:
             yield from file.iter_batches()
 
 
@@ -79,14 +80,14 @@ class Said:
 
 def learn(state: SavedState, shard: Shard) -> Said:
     """Score each row of the shard, then learn it."""
-    return _said(state, shard, lambda model: model.learn_batches(shard.batches()), keep=True)
+    return _said(state, shard, lambda model: model.learn_batches(shard.batches(model.signature)), keep=True)
 
 
 def score(state: SavedState, shard: Shard) -> Said:
     """Score the rows of the shard."""
 
     def scored(model: PipelineModel) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
-        for batch in shard.batches():
+        for batch in shard.batches(model.signature):
             yield batch.column("label").to_numpy(zero_copy_only=False), model.predict(batch)
 
     return _said(state, shard, scored, keep=False)
