@@ -4,10 +4,15 @@ From a state with weights :math:`w_0` and squared gradients :math:`n_0`, shard *
 growth of squared gradients :math:`\Delta_s = n_s - n_0` is the coordinate's information in that shard (the gradients of
 log loss have the Fisher information as their mean square), and the rule's own damping before it,
 :math:`d = (\beta + \sqrt{n_0})/\alpha + \lambda_2`, is what holds the weight where it was. A shard is then a posterior
-of precision :math:`d + \Delta_s`, and the product of the shards over their common prior (Tresp 2000, "A Bayesian
+of precision :math:`d + c \Delta_s`, and the product of the shards over their common prior (Tresp 2000, "A Bayesian
 Committee Machine", Neural Computation 12) is
 
-.. math:: w = w_0 + \frac{\sum_s (d + \Delta_s)(w_s - w_0)}{d + \sum_s \Delta_s}, \qquad n = n_0 + \sum_s \Delta_s
+.. math:: w = w_0 + \frac{\sum_s (d + c \Delta_s)(w_s - w_0)}{d + c \sum_s \Delta_s}, \quad n = n_0 + \sum_s \Delta_s
+
+The coordinates of a row move its margin together, so each of them has less to do than its own :math:`\Delta` says: were
+they to pull the same way, :math:`c` would be :math:`\kappa`, the entries of a row, all coordinates' :math:`\Delta` over
+that of the intercept; were they to know nothing of each other, 1. :math:`c = \sqrt\kappa` is the choice that lost least
+over all that was measured (docs/adr/0008).
 
 What was shown often becomes an average weighted by information, as in iterative parameter mixing (McDonald, Hall and
 Mann 2010; Zinkevich et al. 2010); what was shown rarely adds up, as it would have in one pass, and a coordinate that
@@ -52,22 +57,29 @@ def merged_memory(rule: str, rates: Rates, before: Memory, shards: Sequence[Memo
     squares, saved = _SQUARES[rule], STATE_SAVED[rule]
     begun, weight = before[..., squares], before[..., 0]
     damping = (beta + np.sqrt(begun)) / alpha + l2
-    moved, grown, touched = np.zeros_like(weight), np.zeros_like(weight), np.zeros(weight.shape, np.int64)
-    made = before.copy()
+    grown = np.zeros_like(weight)
     for shard in shards:
-        own = shard[..., squares] - begun
+        grown += shard[..., squares] - begun
+    shared = _shared(grown)
+    moved, touched, made = np.zeros_like(weight), np.zeros(weight.shape, np.int64), before.copy()
+    for shard in shards:
         changed = (shard[..., saved] != before[..., saved]).any(axis=-1)
-        moved += (damping + own) * (shard[..., 0] - weight)
-        grown += own
+        moved += (damping + shared * (shard[..., squares] - begun)) * (shard[..., 0] - weight)
         touched += changed
         made[changed] = shard[changed]  # what no other shard touches stays so
     several = touched > 1
-    total = damping + grown
+    total = damping + shared * grown
     joined = weight + moved / np.where(total > 0, total, 1.0)
     made[several, 0], made[several, squares] = joined[several], (begun + grown)[several]
     if rule == "ftrl":
         made[several, 1] = _sums_of_gradients(rates, before, shards, joined, begun + grown)[several]
     return made
+
+
+def _shared(grown: Memory) -> Memory:
+    """Return c of each output, shape (n_outputs,): the root of how many entries a row has, the intercept among them."""
+    shown = grown[-1]
+    return np.sqrt(np.where(shown > 0, grown.sum(axis=0) / np.where(shown > 0, shown, 1.0), 1.0))
 
 
 def _sums_of_gradients(

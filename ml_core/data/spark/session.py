@@ -66,8 +66,8 @@ def session(master: str, settings: Mapping[str, str]) -> Any:
             from pyspark.sql import SparkSession
         except ImportError as missing:
             raise ProjectError(
-                'engine = "spark" needs the package pyspark and Java 17 or newer, found no pyspark; install it with'
-                " `make spark`, or into an environment of your own from docker/spark-requirements.lock"
+                'engine = "spark" and spark_training need the package pyspark and Java 17 or newer, found no pyspark;'
+                " install it with `make spark`, or into an environment of your own from docker/spark-requirements.lock"
             ) from missing
         wanted = {
             "master": master,

@@ -150,7 +150,7 @@ class OneHot(Stage):
     def merge(self, shards: Sequence[Self]) -> list[Moves]:
         """Join the vocabularies in the order of the shards; see `ml_core.pipeline.stages.vocabularies`.
 
-        `turned_away` adds up what each shard found by itself: no more than one pass would have counted.
+        `turned_away` adds up what each shard found by itself, which is not what one pass would have counted.
         """
         moves: list[list[Moves]] = [[] for _ in shards]
         for position in range(len(self.columns)):

@@ -15,6 +15,7 @@ from ml_core.data import FeatureStore
 from ml_core.data.replay import Replay
 from ml_core.data.spark import session, tasks
 from ml_core.data.spark.session import stop
+from ml_core.errors import PlatformError
 from ml_core.flow.registry import Registry
 from ml_core.flow.verdict import Verdict
 from ml_core.flow.version import ModelVersion
@@ -22,6 +23,7 @@ from ml_core.pipeline import PipelineModel
 from ml_core.project import Flow, SparkTrainingSettings
 from ml_core.training import train_full, train_increment
 from ml_core.training.evaluation import evidence_of, row_log_loss
+from ml_core.training.spark.shards import SavedState, Shard, score
 from tests.data.spark.cluster import Cluster, cluster
 from tests.data.spark.test_cluster import ROOT, SETTINGS, flow_on
 from tests.registries import empty_registry
@@ -97,7 +99,7 @@ def on(running: Cluster, training: SparkTrainingSettings) -> Flow:
 def test_in_sequence_the_year_has_the_bits_of_a_training_without_spark(
     running: Cluster, year: Year, plain: ModelVersion, tmp_path: Path
 ) -> None:
-    """The package, its weights and its state, whichever machine learned them"""
+    """The package, its weights and its state, whichever machine learned them."""
     flow = on(running, SparkTrainingSettings(mode="sequential", shard_rows=65_536))
     version = year.full(flow, "sequential")
     assert version.manifest_sha256 == plain.manifest_sha256
@@ -125,6 +127,14 @@ def test_an_increment_continues_the_head_at_its_watermark(
         assert year.digest(child, name, tmp_path) == year.digest(plain, "plain", tmp_path)
     else:
         assert year.loss(child, name, 20_000) < year.loss(plain, "plain", 20_000) * 1.005
+
+
+def test_a_folder_that_workers_do_not_have_is_named(running: Cluster, year: Year) -> None:
+    """The one thing a cluster needs that one machine does not."""
+    flow = on(running, AVERAGE)
+    state = SavedState.of(PipelineModel.build(flow.pipeline, year.store(flow).schema()))
+    with pytest.raises(PlatformError, match=r"shards.score failed.*No such file.*only-here.parquet"):
+        tasks.run(flow.data, score, state, [Shard(0, 1, "only-here.parquet")])
 
 
 def test_averaged_the_year_loses_next_to_nothing_and_a_killed_worker_nothing_at_all(
