@@ -4,6 +4,7 @@ Spark runs a task again, elsewhere, when its executor is lost; so a function giv
 sent: every worker needs this package, and what the function imports, in the Python it runs.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -14,6 +15,9 @@ from ml_core.project import DataSettings
 Shared = TypeVar("Shared")
 Piece = TypeVar("Piece")
 Made = TypeVar("Made")
+
+# the last line of a traceback: an error's name, which is not one of Java's, and what it says
+_RAISED = re.compile(r"(?!org\.|java\.)[\w.]*(Error|Exception|Interrupt|Exit): .+")
 
 
 def run(
@@ -47,8 +51,8 @@ def run(
     except spark.failures() as error:
         raise PlatformError(
             f"Spark at {data.spark_master}: a task of {function.__module__}.{function.__qualname__} failed:"
-            f" {_reason(error)}; workers need this release of the platform in the Python they run, see"
-            " spark.pyspark.python in docs/spark.md"
+            f" {_reason(error)}; workers need this release of the platform in the Python they run"
+            " (spark.pyspark.python) and spark_folder under the driver's path, see docs/spark.md"
         ) from error
     finally:
         sent.unpersist()
@@ -56,8 +60,5 @@ def run(
 
 def _reason(error: BaseException) -> str:
     """Return what Python said within the task, or else what Spark says."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    raised = [
-        line for line in lines if line.partition(":")[0].endswith(("Error", "Exception")) and " " not in line[:40]
-    ]
-    return raised[-1] if raised and not raised[-1].startswith("org.") else spark.first_line(error)
+    raised = [found[0] for line in str(error).splitlines() if (found := _RAISED.fullmatch(line.strip()))]
+    return raised[-1] if raised else spark.first_line(error)

@@ -133,7 +133,7 @@ def test_a_folder_that_workers_do_not_have_is_named(running: Cluster, year: Year
     """The one thing a cluster needs that one machine does not."""
     flow = on(running, AVERAGE)
     state = SavedState.of(PipelineModel.build(flow.pipeline, year.store(flow).schema()))
-    with pytest.raises(PlatformError, match=r"shards.score failed.*No such file.*only-here.parquet"):
+    with pytest.raises(PlatformError, match=r"shards.score failed: FileNotFoundError.*only-here.parquet.*spark_folder"):
         tasks.run(flow.data, score, state, [Shard(0, 1, "only-here.parquet")])
 
 
