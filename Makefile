@@ -77,8 +77,12 @@ bench-defaults: setup ## what the learners' default rates lose on real data sets
 	@$(BIN)/python -m benchmarks.defaults
 
 .PHONY: bench-spark
-bench-spark: setup spark ## the feature rows of a quarter, a half and a whole year of flights on Spark, beside DuckDB
+bench-spark: setup spark ## features and training of parts of a year of flights on Spark, beside DuckDB and a training without it
 	@$(BIN)/python -m benchmarks.spark
+
+.PHONY: bench-averaging
+bench-averaging: setup ## what learning side by side costs in log loss, by the rule that merges the shards
+	@$(BIN)/python -m benchmarks.averaging
 
 .PHONY: reference
 reference: setup ## write docs/components.md and the generated parts of docs/project.md and docs/spark.md

@@ -189,6 +189,17 @@ class IncrementalTrainingSettings(_Table):
     )
 
 
+class SparkTrainingSettings(_Table):
+    """Full and incremental training on Spark, at the address and with the settings of the flow's data."""
+
+    mode: Literal["sequential", "average"] = Field(
+        description="`sequential`: one learner after another, the bits of a training without Spark; `average`: several"
+        " side by side, whose states are merged; see docs/spark.md"
+    )
+    shards: int = Field(default=4, gt=1, description="under `average`, how many learn side by side between two merges")
+    shard_rows: int = Field(default=65_536, gt=0, description="how many examples a shard holds, consecutive ones")
+
+
 class GateSettings(_Table):
     """What a challenger has to show before it is served."""
 
@@ -340,6 +351,9 @@ class Flow(_Table):
     pipeline: PipelineSettings
     full_training: FullTrainingSettings = FullTrainingSettings()
     incremental_training: IncrementalTrainingSettings = IncrementalTrainingSettings()
+    spark_training: SparkTrainingSettings | None = Field(
+        default=None, description="where this table is written, training runs on Spark"
+    )
     gate: GateSettings = GateSettings()
     quality: QualitySettings = QualitySettings()
     drift: DriftSettings = DriftSettings()

@@ -93,6 +93,11 @@ class FeatureStore:
         Where state lives; the store is `flows/<flow>` under it.
     wait_s : float
         How long to wait for the file's owner before StoreBusyError.
+
+    Attributes
+    ----------
+    spark_folder : Path
+        Where Parquet files for Spark go; on a cluster every worker has it under this path.
     """
 
     def __init__(self, flow: Flow, *, root: Path, home: Path, wait_s: float = 60.0) -> None:
@@ -107,7 +112,7 @@ class FeatureStore:
         self._progress_file = self.directory / "progress.json"
         self._owned: duckdb.DuckDBPyConnection | None = None
         self._thread = threading.RLock()
-        self._scratch = home / flow.data.spark_folder if flow.data.spark_folder else self.directory / "spark"
+        self.spark_folder = home / flow.data.spark_folder if flow.data.spark_folder else self.directory / "spark"
         self._engine = self._engine_of(flow.data.engine)
 
     # -- what sensors read ---------------------------------------------------------------------------------------
@@ -349,7 +354,7 @@ class FeatureStore:
             return tables.duckdb_engine
         from ml_core.data.spark.engine import SparkEngine
 
-        return SparkEngine(self._scratch)
+        return SparkEngine(self.spark_folder)
 
     def _sql(self) -> str:
         try:
@@ -405,7 +410,7 @@ class FeatureStore:
         if predictions is not None:
             folders.append(self.home / predictions)
         if data.engine == "spark":
-            folders.append(self._scratch.resolve())
+            folders.append(self.spark_folder.resolve())
         return [str(folder.absolute()) for folder in folders]
 
     @contextmanager

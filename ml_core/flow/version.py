@@ -47,7 +47,7 @@ class ModelVersion:
         The pipeline it was trained as; empty where that was not recorded.
     way : str
         How it follows its parent, and is followed: ``online``, row by row and exactly; ``continued``, as far as a
-        library goes; ``refit``, fitted anew on a window of its own.
+        library, or averaging on Spark, goes; ``refit``, fitted anew on a window of its own.
     """
 
     flow: str

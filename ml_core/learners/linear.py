@@ -10,14 +10,16 @@ the scores returned by learning are those `score` would have given just before. 
 collision of hashes) both start from the state before the row, and what they change adds up.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ml_core.errors import InputError
 from ml_core.learners.kernels import derive_ftrl, learn_ftrl, learn_linear, score_linear
+from ml_core.learners.merging import merged_memory
 from ml_core.learners.rules import LINKS, RULES, STATE_SAVED, STATE_WIDTH, Rates
 
 Csr = tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float64]]
@@ -135,6 +137,20 @@ class LinearState:
             memory[..., 1] = seen
         self.memory = memory
         self._derive()
+
+    def merge(self, shards: Sequence[Self]) -> None:
+        """Become what `shards`, which all went on from this state, make together; see `ml_core.learners.merging`."""
+        self.memory = merged_memory(self.rule, self.rates, self.memory, [shard.memory for shard in shards])
+        self._derive()
+
+    def move(self, slots: NDArray[np.int64], to: NDArray[np.int64]) -> None:
+        """Give what is remembered at `slots` to the slots `to`; where that is -1, forget it.
+
+        None of `to` may hold anything, unless it is among `slots`.
+        """
+        cells = self.memory[slots]
+        self.memory[slots] = 0.0
+        self.memory[to[to >= 0]] = cells[to >= 0]
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return the state as arrays; coordinates never touched are left out."""

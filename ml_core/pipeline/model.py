@@ -48,6 +48,8 @@ class PipelineModel:
         Those among them that are another library's.
     head : Head
         The estimator.
+    slot_bounds : list of int
+        Where the slots of each stage begin, and where those of the last one end.
     """
 
     def __init__(self, settings: PipelineSettings, schema: Mapping[str, str]) -> None:
@@ -241,7 +243,7 @@ class PipelineModel:
         graph = GraphWriter(self.signature)
         parts = [
             (part, start, stop)
-            for stage, start, stop in zip(self.stages, self._slot_bounds, self._slot_bounds[1:], strict=False)
+            for stage, start, stop in zip(self.stages, self.slot_bounds, self.slot_bounds[1:], strict=False)
             for part in stage.write(graph)
         ]
         return self.head.write(graph, parts)
@@ -343,8 +345,8 @@ class PipelineModel:
                 first, last = self._entry_bounds[position : position + 2]
                 slots, values = entries[0][:, first:last], entries[1][:, first:last]
                 stage.transform(columns, slots, values, learn=learn)
-                if self._slot_bounds[position]:
-                    slots += self._slot_bounds[position]
+                if self.slot_bounds[position]:
+                    slots += self.slot_bounds[position]
 
     def _fit(self, columns: Columns, targets: NDArray[np.float64]) -> None:
         """Fit a new model on the rows as a whole."""
@@ -373,9 +375,9 @@ class PipelineModel:
 
     def _lay_out(self) -> None:
         """Give each stage its range of slots, and the head an empty state of that width."""
-        self._slot_bounds = np.cumsum([0, *(stage.n_slots for stage in self.stages)]).tolist()
+        self.slot_bounds = np.cumsum([0, *(stage.n_slots for stage in self.stages)]).tolist()
         self._entry_bounds = np.cumsum([0, *(stage.n_entries for stage in self.stages)]).tolist()
-        self.head.start(self._slot_bounds[-1])
+        self.head.start(self.slot_bounds[-1])
 
     @property
     def _kept(self) -> bool:

@@ -53,9 +53,11 @@ def train_full(
             " ingest facts first, or widen full_training.window"
         )
     model = passes.build(flow, store)
-    evidence = [passes.begin(model, store, first, stop, judged=flow.gate.max_rows)]
+    model, said = passes.begin(flow, model, store, first, stop)
+    evidence = [said]
     while (head := registry.head(flow.name)) is not None and head.watermark > stop:
-        evidence.append(passes.advance(model, store, first, stop, head.watermark))
+        model, said = passes.advance(flow, model, store, first, stop, head.watermark)
+        evidence.append(said)
         stop = head.watermark
     trained = Trained(
         kind="full",
@@ -65,4 +67,4 @@ def train_full(
         model=model,
         evidence=passes.joined(evidence),
     )
-    return publish(flow, store, registry, trained, tags=tags or {})
+    return publish(flow, store, registry, trained, tags=passes.tags_of(flow) | dict(tags or {}))

@@ -19,7 +19,7 @@ from ml_core.flow.registry import Registry
 from ml_core.flow.version import ModelVersion
 from ml_core.pipeline import PipelineModel
 from ml_core.project import Flow
-from ml_core.training import passes
+from ml_core.training import passes, spark
 from ml_core.training.evaluation import ScoredSlice
 from ml_core.training.publishing import Trained, publish
 from ml_core.training.tasks import task_of
@@ -58,7 +58,7 @@ def train_increment(
         model, evidence = (_continue if continues else _refit)(flow, store, package, first, stop)
     way = passes.way_of(flow, model)
     trained = Trained("incremental", way=way, parent=head.version, watermark=stop, model=model, evidence=evidence)
-    return publish(flow, store, registry, trained, tags=tags or {})
+    return publish(flow, store, registry, trained, tags=passes.tags_of(flow) | dict(tags or {}))
 
 
 def _continue(
@@ -68,6 +68,8 @@ def _continue(
     model = PipelineModel.load(package.directory / STATE, flow.pipeline)
     if model.hindrance is not None:
         raise ProjectError(f'{flow.name}: {model.hindrance}; set incremental_training.policy = "refit"')
+    if flow.spark_training is not None:
+        return spark.learn(flow, store, model, first, stop, compare=True)
     # The parent scores the whole slice first, as it would have served it; then the same object learns. Where it learns
     # a batch at a time the slice is cut in two, so that the second half was scored by a model that knows the first.
     parent = passes.score(model, store, first, stop)

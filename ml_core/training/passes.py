@@ -1,7 +1,8 @@
 """How a model goes over examples: row by row, or where a library fits in batch, block after block.
 
 The invariant of both: every score that is returned was given by a model that had not learned its row. A model that is
-fitted in batch is fitted on all but the newest rows, scores those, and is then fitted on everything.
+fitted in batch is fitted on all but the newest rows, scores those, and is then fitted on everything. Where the flow
+says so, rows are learned on Spark (`ml_core.training.spark`), which keeps the same invariant.
 """
 
 import numpy as np
@@ -10,6 +11,7 @@ from ml_core.data.store import FeatureStore
 from ml_core.errors import ProjectError
 from ml_core.pipeline import PipelineModel
 from ml_core.project import Flow
+from ml_core.training import spark
 from ml_core.training.evaluation import ScoredSlice
 from ml_core.training.publishing import no_scores
 from ml_core.training.tasks import task_of
@@ -24,9 +26,11 @@ def build(flow: Flow, store: FeatureStore) -> PipelineModel:
     Raises
     ------
     ProjectError
-        The flow is incremental and a part of its pipeline cannot learn from new rows alone; it is named.
+        The flow is incremental and a part of its pipeline cannot learn from new rows alone, or it trains on Spark and
+        a part cannot; it is named.
     """
     model = PipelineModel.build(flow.pipeline, store.schema())
+    spark.require_mergeable(flow, model)
     if flow.incremental_training.policy == "continue" and model.hindrance is not None:
         raise ProjectError(
             f'{flow.name}: {model.hindrance}. To fit every version anew, set incremental_training.policy = "refit"'
@@ -36,33 +40,46 @@ def build(flow: Flow, store: FeatureStore) -> PipelineModel:
 
 def way_of(flow: Flow, model: PipelineModel) -> str:
     """Return how the flow's versions follow each other: ``online``, ``continued`` or ``refit``."""
+    if flow.spark_training is not None and flow.spark_training.mode == "average":
+        return "continued"
     return "refit" if flow.incremental_training.policy == "refit" else model.way
 
 
-def begin(model: PipelineModel, store: FeatureStore, first: int, stop: int, *, judged: int) -> ScoredSlice:
+def tags_of(flow: Flow) -> dict[str, str]:
+    """Return what a version says of how it was trained, where that was on Spark."""
+    return {} if flow.spark_training is None else {"spark_training": flow.spark_training.mode}
+
+
+def begin(
+    flow: Flow, model: PipelineModel, store: FeatureStore, first: int, stop: int
+) -> tuple[PipelineModel, ScoredSlice]:
     """Learn the examples at offsets [first, stop) from nothing; return what was said of the last ones, or of all.
 
-    Parameters
-    ----------
-    judged : int
-        How many of the newest a batch fit is scored on, at most; never more than a quarter.
+    A batch fit is scored on as many of the newest as the gate looks at; never on more than a quarter. How it is with an
+    averaged training is said in `ml_core.training.spark.learning`.
     """
+    if flow.spark_training is not None:
+        return spark.learn(flow, store, model, first, stop)
     if not model.fits:
-        return learn(model, store, first, stop)
-    cut = stop - min(judged, (stop - first) // _NEWEST)
+        return model, learn(model, store, first, stop)
+    cut = stop - min(flow.gate.max_rows, (stop - first) // _NEWEST)
     examples = store.examples(first, cut)
     model.fit(examples, examples.column("label").to_numpy())
-    return advance(model, store, first, cut, stop)
+    return advance(flow, model, store, first, cut, stop)
 
 
-def advance(model: PipelineModel, store: FeatureStore, first: int, start: int, stop: int) -> ScoredSlice:
+def advance(  # noqa: PLR0917 - where it began, where it stands, where it goes
+    flow: Flow, model: PipelineModel, store: FeatureStore, first: int, start: int, stop: int
+) -> tuple[PipelineModel, ScoredSlice]:
     """Let a model of [first, start) take in [start, stop) too; return what it had said of those."""
+    if flow.spark_training is not None:
+        return spark.learn(flow, store, model, start, stop, average=False)
     if model.by_row:
-        return learn(model, store, start, stop)
+        return model, learn(model, store, start, stop)
     said = score(model, store, start, stop)
     examples = store.examples(first, stop)
     model.fit(examples, examples.column("label").to_numpy())
-    return said
+    return model, said
 
 
 def learn(model: PipelineModel, store: FeatureStore, first: int, stop: int, *, rows: int | None = None) -> ScoredSlice:

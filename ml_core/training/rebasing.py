@@ -80,8 +80,8 @@ def catch_up(
 ) -> ModelVersion:
     """Continue a full retrain from its exact state over the examples before `stop`; publish the result, unjudged.
 
-    The weights are those of a retrain that had ended at `stop` in the first place, and so is the evidence. What is
-    fitted in batch is fitted anew.
+    The weights are those of a retrain that had ended at `stop` in the first place, and so is the evidence; a
+    retrain that was averaged is continued in order. What is fitted in batch is fitted anew.
     """
     if version.feature_fingerprint != store.fingerprint():
         raise StateError(
@@ -96,9 +96,10 @@ def catch_up(
     if not model.by_row:
         return train_full(flow, store, registry, tags=tags)
     evidence = passes.joined([before, passes.learn(model, store, version.watermark, stop)])
-    way = passes.way_of(flow, model)
+    way = version.way if model.way == "online" else model.way  # one that was averaged stays so
+    mode = {"spark_training": "average"} if way != model.way else {}
     trained = Trained(kind="full", way=way, parent=None, watermark=stop, model=model, evidence=evidence)
-    return publish(flow, store, registry, trained, tags=tags or {})
+    return publish(flow, store, registry, trained, tags=mode | dict(tags or {}))
 
 
 def _rebase(

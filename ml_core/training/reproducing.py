@@ -2,7 +2,7 @@
 
 An example keeps its offset and its features for good, and a version records the range it learned; so the same package
 comes out, bit for bit, whatever became known since. That holds for online lineages, through all their ancestors; what a
-library fits in batch depends on how its rows were cut, and is refused.
+library fits in batch, or Spark averages, depends on how its rows were cut, and is refused.
 """
 
 import tempfile
@@ -56,7 +56,7 @@ def reproduce(flow: Flow, store: FeatureStore, registry: Registry, version: Mode
     StateError
         Features or pipeline are not those it was trained under.
     ProjectError
-        It was fitted in batch, which depends on how its rows were cut.
+        It or an ancestor was fitted in batch, or averaged, which depends on how its rows were cut.
     VersionNotFoundError
         Retention has deleted one of its ancestors.
     """
@@ -69,11 +69,6 @@ def reproduce(flow: Flow, store: FeatureStore, registry: Registry, version: Mode
                 f"{flow.name}: version {version.version} was trained with {name} at {then[:12]}, it is {now[:12]} now;"
                 " check that revision of the project out, and ask again"
             )
-    if version.way != "online":
-        raise ProjectError(
-            f"{flow.name}: version {version.version} is {version.way}; only versions of an online lineage can be made"
-            " again from examples alone"
-        )
     learned = _ranges(registry, version)
     model = passes.build(flow, store)
     for first, stop in learned:
@@ -95,8 +90,14 @@ def reproduce(flow: Flow, store: FeatureStore, registry: Registry, version: Mode
 
 def _ranges(registry: Registry, version: ModelVersion) -> list[tuple[int, int]]:
     """Return what a version and its ancestors learned, the oldest first."""
-    found, at = [(evidence_of(registry, version).first, version.watermark)], version
-    while at.parent is not None:
-        at = registry.version(at.flow, at.parent)
+    found: list[tuple[int, int]] = []
+    at: ModelVersion | None = version
+    while at is not None:
+        if at.way != "online":
+            raise ProjectError(
+                f"{at.flow}: version {at.version} is {at.way}; only versions of an online lineage can be made again"
+                " from examples alone"
+            )
         found.append((evidence_of(registry, at).first, at.watermark))
+        at = None if at.parent is None else registry.version(at.flow, at.parent)
     return found[::-1]

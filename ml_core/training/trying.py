@@ -20,9 +20,11 @@ from ml_core.errors import DataError, FeatureError, ProjectError
 from ml_core.flow.package import verify_package
 from ml_core.flow.registry import Registry
 from ml_core.flow.version import ModelVersion
+from ml_core.pipeline import PipelineModel
 from ml_core.pipeline.stages import build_stage
 from ml_core.places import line_of
 from ml_core.project import PROJECT_FILE, Flow, Project
+from ml_core.training import spark
 from ml_core.training.full import train_full
 
 _ALL = (datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC))
@@ -75,7 +77,8 @@ def try_flow(project: Project, flow: Flow, *, rows: int = 5_000) -> Iterator[Ste
         yield watch.step(*_labels(flow, store))
         _require_stages(project, flow, store)
         nowhere = _Nowhere()
-        train_full(flow, store, nowhere)
+        spark.require_mergeable(flow, PipelineModel.build(flow.pipeline, store.schema()))
+        train_full(flow.model_copy(update={"spark_training": None}), store, nowhere)
         figures = ", ".join(f"{name} {value:.4g}" for name, value in sorted(nowhere.metrics.items()))
         yield watch.step("training", figures)
         yield watch.step("package", f"{nowhere.size_kb} kB; the exported graph gives the scores of the trained model")

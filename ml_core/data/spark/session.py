@@ -5,6 +5,7 @@ lives as long as the process, since starting one takes seconds.
 """
 
 import re
+import sys
 import threading
 import warnings
 from collections.abc import Mapping
@@ -65,8 +66,8 @@ def session(master: str, settings: Mapping[str, str]) -> Any:
             from pyspark.sql import SparkSession
         except ImportError as missing:
             raise ProjectError(
-                'engine = "spark" needs the package pyspark and Java 17 or newer, found no pyspark; install it with'
-                " `make spark`, or into an environment of your own from docker/spark-requirements.lock"
+                'engine = "spark" and spark_training need the package pyspark and Java 17 or newer, found no pyspark;'
+                " install it with `make spark`, or into an environment of your own from docker/spark-requirements.lock"
             ) from missing
         wanted = {
             "master": master,
@@ -83,6 +84,9 @@ def session(master: str, settings: Mapping[str, str]) -> Any:
                 builder = builder if key == "master" else builder.config(key, value)
             try:
                 _held.update(session=builder.getOrCreate(), wanted=wanted)
+                context = _held["session"].sparkContext
+                # a worker runs the Python that the settings name, or one at the path of this one
+                context.pythonExec = settings.get("spark.pyspark.python", sys.executable)
             except starting as error:
                 raise PlatformError(
                     f"expected to start Spark at {master}, found: {first_line(error)}; it needs Java 17 or newer, and a"

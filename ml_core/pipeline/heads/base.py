@@ -4,15 +4,17 @@ The invariant: `arrays` is its whole state; whatever it learns next depends on t
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ml_core.errors import ProjectError
 from ml_core.learners.linear import Csr
 from ml_core.pipeline.graph import GraphWriter
 from ml_core.pipeline.parts import Parts
+from ml_core.pipeline.stages.base import Moves
 
 Scores = NDArray[np.float64]
 """Of shape (n_rows,); with more classes than two (n_rows, n_classes)."""
@@ -53,6 +55,11 @@ class Head(ABC):
         return None
 
     @property
+    def obstacle(self) -> str | None:
+        """Why states that learned side by side cannot become one; None where they can."""
+        return "its library has no rule by which states that learned side by side become one"
+
+    @property
     def takes_missing(self) -> bool:
         """Whether it learns from missing numbers (NaN) as they are."""
         return False
@@ -72,6 +79,24 @@ class Head(ABC):
     @abstractmethod
     def learn(self, rows: Csr, targets: NDArray[np.float64]) -> Scores:
         """Score the rows, then learn them; return the scores."""
+
+    def merge(self, shards: Sequence[Self], moves: Sequence[Moves]) -> None:
+        """Become what `shards`, which all went on from this state, make together.
+
+        Parameters
+        ----------
+        shards : sequence of Head
+            In the order of their rows. Some of their state may be moved about.
+        moves : sequence of (slots, to)
+            Per shard, where the stages have put slots meanwhile; -1 for nowhere.
+
+        Raises
+        ------
+        ProjectError
+            There is no rule for it: `obstacle` says why.
+        """
+        del shards, moves
+        raise ProjectError(f"pipeline.estimator {self.name!r}: {self.obstacle}")
 
     @abstractmethod
     def score(self, rows: Csr) -> Scores:

@@ -5,8 +5,8 @@ takes over: its state is reconstructed so that the first score is unchanged, und
 model's own rows have at its weights, so that what was settled stays settled.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +15,13 @@ from scipy import sparse
 from ml_core.errors import InputError
 from ml_core.learners.estimators import OnlineEstimator
 from ml_core.learners.linear import Csr, LinearState
+from ml_core.learners.merging import MERGED_RULES
 from ml_core.pipeline.export import write_learner
 from ml_core.pipeline.graph import GraphWriter
 from ml_core.pipeline.heads.base import Head, Scores
 from ml_core.pipeline.heads.foreign import ForeignHead
 from ml_core.pipeline.parts import Parts
+from ml_core.pipeline.stages.base import Moves
 
 
 class OnlineHead(Head):
@@ -49,6 +51,14 @@ class OnlineHead(Head):
     def fits(self) -> bool:
         return self._start_from is not None
 
+    @property
+    def obstacle(self) -> str | None:
+        if not isinstance(self._state, LinearState):
+            return "the average of two factor vectors stands for neither"
+        if self._state.rule not in MERGED_RULES:
+            return f"optimizer {self._state.rule!r} does not keep how much a weight was shown; use {MERGED_RULES[0]!r}"
+        return None
+
     def settings(self) -> dict[str, Any]:
         started = {} if self._start_from is None else {"start_from": self._start_from.settings()}
         parameters: dict[str, Any] = self._estimator.get_params()
@@ -72,6 +82,15 @@ class OnlineHead(Head):
 
     def score(self, rows: Csr) -> Scores:
         return self._state.score(rows)
+
+    def merge(self, shards: Sequence[Self], moves: Sequence[Moves]) -> None:
+        states = [shard._state for shard in shards if isinstance(shard._state, LinearState)]  # noqa: SLF001 - its kind
+        if self.obstacle is not None or not isinstance(self._state, LinearState):
+            super().merge(shards, moves)
+            return
+        for state, (slots, to) in zip(states, moves, strict=True):
+            state.move(slots, to)
+        self._state.merge(states)
 
     def write(self, graph: GraphWriter, parts: Parts) -> bytes:
         return write_learner(graph, parts, self._state)

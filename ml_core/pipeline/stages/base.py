@@ -6,17 +6,21 @@ how rows were batched.
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from ml_core.errors import ProjectError
 from ml_core.pipeline.columns import Columns
 from ml_core.pipeline.graph import GraphWriter, Part
 
 State = Mapping[str, NDArray[Any]]
+
+Moves = tuple[NDArray[np.int64], NDArray[np.int64]]
+"""Slots, and where each of them goes; -1 for nowhere."""
 
 _BLOCK_ROWS = 4_096
 
@@ -79,6 +83,34 @@ class Stage(ABC):
     def hindrance(self) -> str | None:
         """Why it cannot learn from new rows alone and what to do about it; None where it can."""
         return None
+
+    @property
+    def obstacle(self) -> str | None:
+        """Why states that learned side by side cannot become one; None where they can, or where it learns nothing."""
+        return "what it learned has no rule by which states become one" if self.state() else None
+
+    @property
+    def settled_after(self) -> int:
+        """After how many learned rows it no longer changes; 0 where nothing hangs on it."""
+        return 0
+
+    def merge(self, shards: Sequence[Self]) -> list[Moves]:
+        """Become what `shards`, which all went on from this state, make together.
+
+        Parameters
+        ----------
+        shards : sequence of Stage
+            In the order of their rows.
+
+        Returns
+        -------
+        list of (slots, to)
+            Per shard, where its slots of this stage have gone; -1 for nowhere. An empty list where none has moved.
+        """
+        del shards
+        if self.obstacle is not None:
+            raise ProjectError(f"pipeline stage {self.kind!r}: {self.obstacle}")
+        return []
 
     def counts(self) -> dict[str, int]:
         """Return what it counted of the rows learned, by name."""

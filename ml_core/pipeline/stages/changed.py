@@ -3,9 +3,9 @@
 A missing number stays missing (NaN) until `impute` fills it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ml_core.learners.compiled import kernel
 from ml_core.pipeline.columns import Columns
 from ml_core.pipeline.graph import Dense, GraphWriter, Part
-from ml_core.pipeline.stages.base import Stage, filled
+from ml_core.pipeline.stages.base import Moves, Stage, filled
 from ml_core.pipeline.stages.running import Running
 
 
@@ -69,6 +69,11 @@ class Impute(Running):
             if self.indicator:
                 slots[:, position], values[:, position] = position, missing
         self.seen += len(values) if learn else 0
+
+    def merge(self, shards: Sequence[Self]) -> list[Moves]:
+        moves = super().merge(shards)
+        self.moments[:, 2] = 0.0  # it keeps no spread
+        return moves
 
     def write(self, graph: GraphWriter) -> list[Part]:
         numbers, missing = graph.numbers(self.columns)

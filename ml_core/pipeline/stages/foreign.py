@@ -94,6 +94,10 @@ class Foreign(Stage):
         return self.kind in KEPT
 
     @property
+    def obstacle(self) -> str | None:
+        return "its library has no rule by which states that learned side by side become one"
+
+    @property
     def hindrance(self) -> str | None:
         if self.policy is None:
             return 'it has no partial_fit; policy = "frozen" keeps what it learned in the full training'

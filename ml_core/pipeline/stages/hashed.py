@@ -75,6 +75,10 @@ class _Hashed(Stage):
         marks = (left * _SPREAD + right) * (self.n_entries + 1) + position + 1
         self.collided += _count(np.ascontiguousarray(slots), marks, self.owners)
 
+    @property
+    def obstacle(self) -> str | None:
+        return "collisions of one shard's values with another's go uncounted" if self.count_collisions else None
+
     def state(self) -> dict[str, NDArray[Any]]:
         if not self.count_collisions:
             return {}

@@ -6,8 +6,9 @@ what a value never seen before is worth. Nothing here is random and nothing is f
 of the rows learned, in order.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,8 @@ from numpy.typing import NDArray
 from ml_core.learners.compiled import kernel
 from ml_core.pipeline.columns import Columns, Text
 from ml_core.pipeline.graph import GraphWriter, Part, Picked
-from ml_core.pipeline.stages.base import Stage, State
+from ml_core.pipeline.stages.base import Moves, Stage, State
+from ml_core.pipeline.stages.vocabularies import joined, slots_moved
 
 _MAX_CAP = 1 << 22
 
@@ -136,6 +138,37 @@ class OneHot(Stage):
         joined = graph.add("Concat", *places, axis=0) if len(places) > 1 else places[0]
         bases = np.arange(len(self.columns), dtype=np.int64)[:, None] * (self.cap + 1)
         return [Picked(graph.add("Add", joined, graph.constant(bases)))]
+
+    @property
+    def obstacle(self) -> str | None:
+        return None
+
+    @property
+    def settled_after(self) -> int:
+        return self.rows if self.policy == "frozen" else 0
+
+    def merge(self, shards: Sequence[Self]) -> list[Moves]:
+        """Join the vocabularies in the order of the shards; see `ml_core.pipeline.stages.vocabularies`.
+
+        `turned_away` adds up what each shard found by itself, which is not what one pass would have counted.
+        """
+        moves: list[list[Moves]] = [[] for _ in shards]
+        for position in range(len(self.columns)):
+            vocabulary, waiting = joined(
+                self.vocabularies[position],
+                self.waiting[position],
+                [(shard.vocabularies[position], shard.waiting[position]) for shard in shards],
+                min_count=self.min_count,
+                cap=self.cap,
+            )
+            for shard, moved in zip(shards, moves, strict=True):
+                moved.append(
+                    slots_moved(shard.vocabularies[position], vocabulary, first_slot=position * (self.cap + 1))
+                )
+            self.vocabularies[position], self.waiting[position] = vocabulary, waiting
+        self.turned_away = self.turned_away + sum(shard.turned_away - self.turned_away for shard in shards)
+        self.seen += sum(shard.seen - self.seen for shard in shards)
+        return [(np.concatenate([old for old, _ in each]), np.concatenate([new for _, new in each])) for each in moves]
 
     def state(self) -> dict[str, NDArray[Any]]:
         arrays: dict[str, NDArray[Any]] = {"turned_away": self.turned_away.copy(), "seen": np.array([self.seen])}
