@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_network
 from pathlib import Path
@@ -99,8 +99,10 @@ class Cells:
             self._join(name, cell.address, hosts.prefixlen)
 
     def up(self) -> None:
-        """Start every service once what it depends on is as it wants it."""
+        """Start every service that `docker compose up` would, once what it depends on is as it wants it."""
         for name, cell in self.cells.items():
+            if cell.service.on_demand:
+                continue
             for other, condition in cell.service.depends_on.items():
                 if condition == "service_healthy":
                     self.wait_healthy(other)
@@ -121,6 +123,15 @@ class Cells:
             )
         cell.starts += 1
         cell.expected = True
+
+    def run(self, name: str, command: Sequence[str], *, timeout_s: float) -> None:
+        """Run a command in a service that is started on demand, to its end."""
+        cell = self.cells[name]
+        cell.command = [*(cell.service.built.entrypoint if cell.service.built else ()), *command]
+        self.start(name)
+        cell.expected = False
+        if cell.process is None or cell.process.wait(timeout_s):
+            raise SystemExit(f"{name}: {' '.join(command)} failed; {self.tail(name)}")
 
     def kill(self, name: str) -> None:
         """Kill one service with SIGKILL, and all that it started."""

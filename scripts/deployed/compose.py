@@ -68,10 +68,11 @@ class Service:
     confined: bool
     read_only: bool
     once: bool = field(default=False)
+    on_demand: bool = field(default=False)
 
 
 def read_services(secrets: Path) -> tuple[dict[str, Service], str]:
-    """Return the services that `docker compose up` would start, and their network's subnet.
+    """Return the services of the compose file, and their network's subnet.
 
     Parameters
     ----------
@@ -87,11 +88,7 @@ def read_services(secrets: Path) -> tuple[dict[str, Service], str]:
         for name, how in _depends_on(service).items()
         if how == "service_completed_successfully"
     }
-    services = {
-        name: _service(name, entry, files, once=name in awaited)
-        for name, entry in written["services"].items()
-        if "profiles" not in entry
-    }
+    services = {name: _service(name, entry, files, once=name in awaited) for name, entry in written["services"].items()}
     return services, written["networks"]["platform"]["ipam"]["config"][0]["subnet"]
 
 
@@ -127,6 +124,7 @@ def _service(name: str, entry: Mapping[str, Any], files: Mapping[str, Path], *, 
         confined=entry.get("cap_drop") == ["ALL"],
         read_only=entry.get("read_only", False),
         once=once,
+        on_demand="profiles" in entry,
     )
 
 

@@ -77,10 +77,11 @@ class _Story:
         """Tell it."""
         say, cells = self._report.say, self._cells
         cells.up()
-        for name in cells.cells:
-            if not cells.cells[name].service.once and name not in {"sidecar-a", "sidecar-b"}:
+        resident = [name for name, cell in cells.cells.items() if not (cell.service.once or cell.service.on_demand)]
+        for name in resident:
+            if name not in {"sidecar-a", "sidecar-b"}:
                 cells.wait_healthy(name)
-        say(f"{len(cells.cells)} parts are up, each as its health check wants it")
+        say(f"{len(resident)} parts are up, each as its health check wants it")
         facts = Facts(self._flow, self._tables, Broker("kafka:9092"))
         say(f"{facts.send(self._until):,} facts sent, of the first {_FIRST_DAYS} days")
         self._wait(lambda: self._ready("balancer"), "a sidecar is ready: the daemon had the first version trained", 240)
@@ -96,6 +97,7 @@ class _Story:
         feeding.start()
         try:
             self._kill_all(callers)
+            self._back_up(callers)
             at = max(callers.versions)
             self._wait(lambda: max(callers.versions) > at, f"a version newer than {at} serves", 420)
         finally:
@@ -124,6 +126,18 @@ class _Story:
         cells.signal("balancer", signal.SIGUSR2)
         time.sleep(3)
         self._report.say(f"balancer has reloaded itself; {len(callers.failures)} failed so far")
+
+    def _back_up(self, callers: Callers) -> None:
+        """Back the platform up while it works, by the service that is there for it."""
+        began = time.monotonic()
+        self._cells.run("backup", ["modelflow", "backup", "/backups/under-load"], timeout_s=120)
+        folder = self._cells.volume("backups", "10001") / "under-load"
+        manifest = json.loads((folder / "backup.json").read_text(encoding="utf-8"))
+        self._report.told["backup"] = {key: value for key, value in manifest.items() if key != "files"}
+        self._report.say(
+            f"backed up in {time.monotonic() - began:.1f} s: {len(manifest['files'])} files;"
+            f" {len(callers.failures)} failed so far"
+        )
 
     def _feed(self, facts: Facts, ended: threading.Event, failures: list[str]) -> None:
         """Keep facts coming, three hours a second."""
