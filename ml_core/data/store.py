@@ -116,10 +116,7 @@ class FeatureStore:
         """Return how far the data has come, without opening the DuckDB file."""
         if not self._progress_file.exists():
             return Progress(offsets={})
-        read = json.loads(self._progress_file.read_text(encoding="utf-8"))
-        for name in ("clock", "labelled_through", "joined_through"):
-            read[name] = None if read.get(name) is None else datetime.fromisoformat(read[name])
-        return Progress(**read)
+        return tables.progress_of(self._progress_file.read_text(encoding="utf-8"), str(self._progress_file))
 
     # -- what the owner does -------------------------------------------------------------------------------------
 
@@ -410,7 +407,15 @@ class FeatureStore:
 
     @contextmanager
     def _connected(self, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
-        with duckdb.connect(str(self._file), read_only=read_only) as connection:
+        try:
+            opened = duckdb.connect(str(self._file), read_only=read_only)
+        except duckdb.Error as error:
+            raise DataError(
+                f"{self._file}: expected a file that DuckDB {duckdb.__version__} reads, found: {error}. Where a later"
+                " release wrote it, use that release; else see whether the disk is full, or restore a backup. The facts"
+                f" are in {self.log.directory} all the same"
+            ) from error
+        with opened as connection:
             with _CLOSING:  # connections of one process to one file share what is set
                 if connection.execute("select current_setting('enable_external_access')").fetchall()[0][0]:
                     # features.sql is run here: it finds the flow's own logs on the disk, and nothing else
