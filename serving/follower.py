@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ml_core.clock import Clock
+from ml_core.disk import is_full
 from ml_core.errors import RegistryDownError, VersionNotFoundError
 from ml_core.flow.read import ModelAddress, RegistryReader, VersionRef, open_registry
 from serving.board import Peers
@@ -93,7 +94,7 @@ class Follower(Following):
                 self._monotonic() - began >= self.settings.registry_timeout_s
             )  # it may be there, and asked too much
             longest = max(interval, _LONGEST_SLOW_PAUSE_S if silent else _LONGEST_DOWN_PAUSE_S)
-            interval = min(interval * 2.0**self._down_for, longest)
+            interval = min(interval * 2.0 ** (self._down_for - 1), longest)
             if silent:  # those who were turned away together come back one by one
                 jitter = random.uniform(0.3, 1.0)  # noqa: S311
         except VersionNotFoundError as error:
@@ -134,18 +135,34 @@ class Follower(Following):
     def _load(self, ref: VersionRef) -> None:
         """Download, prove and swap; a version that cannot be proved goes into quarantine, whatever the reason."""
         try:
-            with self._cache.incoming() as folder:
-                package = folder / "package"
-                self._move(State.DOWNLOADING)
-                self._registry.download(ref, package)
-                model = self._prove(ref, package)
-                self._cache.keep(ref, package)
+            model = self._fetched(ref)
         except RegistryDownError:
             raise  # it says nothing about the version
         except Exception as error:  # no version may stop the follower, however it fails  # noqa: BLE001
             self._put_into_quarantine(ref, error)
         else:
             self._swap(model)
+
+    def _fetched(self, ref: VersionRef) -> ServedModel:
+        """Download and prove a version, and keep it; where the cache's disk is full, without keeping it."""
+        try:
+            with self._cache.incoming() as folder:
+                model = self._downloaded(ref, folder)
+                self._cache.keep(ref, folder / "package")
+                return model
+        except OSError as error:
+            if self.settings.cache is None or not is_full(error):
+                raise
+            _LOG.warning("version %s cannot be kept: no room in %s: %s", ref.version, self.settings.cache, error)
+        self._move(State.IDLE)
+        self._move(State.RESOLVING)
+        with self._cache.elsewhere() as folder:
+            return self._downloaded(ref, folder)
+
+    def _downloaded(self, ref: VersionRef, folder: Path) -> ServedModel:
+        self._move(State.DOWNLOADING)
+        self._registry.download(ref, folder / "package")
+        return self._prove(ref, folder / "package")
 
     def _prove(self, ref: VersionRef, package: Path, *, from_cache: bool = False) -> ServedModel:
         self._move(State.VERIFYING)

@@ -29,6 +29,7 @@ from ml_core.data.ahead import ahead
 from ml_core.data.lock import locked, wanted
 from ml_core.data.log import EventLog, Segment
 from ml_core.data.words import decoded
+from ml_core.disk import room_for
 from ml_core.errors import DataError, FeatureError
 from ml_core.project import Flow, day_start
 
@@ -367,8 +368,7 @@ class FeatureStore:
             if self._owned is not None:
                 yield self._owned
                 return
-            self.directory.mkdir(parents=True, exist_ok=True)
-            with locked(self.directory, exclusive=True, wait_s=self._wait_s) as waited:
+            with room_for("the feature store", self._file), self._owned_file() as waited:
                 self.waited_s += waited
                 with self._connected(read_only=False) as connection:
                     self._owned = connection
@@ -376,6 +376,21 @@ class FeatureStore:
                         yield connection
                     finally:
                         self._owned = None
+
+    @contextmanager
+    def _owned_file(self) -> Iterator[float]:
+        """Hold the file's lock; make it where there is none, under another name first, as it takes several writes."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with locked(self.directory, exclusive=True, wait_s=self._wait_s) as waited:
+            if not self._file.exists():
+                fresh = self._file.with_suffix(".part")
+                fresh.unlink(missing_ok=True)
+                try:
+                    duckdb.connect(str(fresh)).close()
+                    fresh.rename(self._file)
+                finally:
+                    fresh.unlink(missing_ok=True)
+            yield waited
 
     @contextmanager
     def _reader(self) -> Iterator[duckdb.DuckDBPyConnection]:

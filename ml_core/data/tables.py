@@ -324,6 +324,7 @@ def read_examples(
     query = f'select {columns} from examples where "offset" >= $first and "offset" < $stop'  # noqa: S608 - identifiers are quoted
     at = first
     with connection.cursor() as scan:  # so that a dictionary can be asked for meanwhile
+        scan.execute("set TimeZone = 'UTC'")  # a cursor has settings of its own, and begins with the machine's zone
         reader = scan.sql(query, params={"first": at, "stop": stop}).to_arrow_reader(rows)
         for batch in reader:
             if not np.array_equal(batch.column("offset"), np.arange(at, at + batch.num_rows)):

@@ -20,7 +20,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from ml_core.clock import Clock, SystemClock, as_utc
-from ml_core.errors import FlowBusyError, ProjectError, RegistryDownError, RegistryError
+from ml_core.disk import is_full
+from ml_core.errors import DiskFullError, FlowBusyError, ProjectError, RegistryDownError, RegistryError
 from ml_core.flow.verdict import Verdict
 from ml_core.process import has_ended, this_process
 
@@ -235,6 +236,12 @@ class Ledger:
                 result = connection.execute(statement)
                 return list(result.all()) if result.returns_rows else []
         except sa.exc.OperationalError as error:
+            if is_full(error):
+                raise DiskFullError(
+                    f"{self._engine.url.render_as_string(hide_password=True)}: expected room for an entry,"
+                    f" found the disk full ({error.orig}). What is in it is whole: free some space, then run the same"
+                    " command again"
+                ) from error
             raise RegistryDownError(
                 f"{self._engine.url.render_as_string(hide_password=True)}: expected the ledger to answer, found {error}"
             ) from error

@@ -92,8 +92,6 @@ def test_between_the_stage_and_the_alias_of_a_promotion_a_look_stays_one_request
     registry: Registry, publish: Publish
 ) -> None:
     """Were hundreds to ask at length in that moment, the server would be too busy to end it."""
-    if not registry.tracking_uri.startswith("http"):
-        pytest.skip("only a server is asked by many")
     for watermark in (1, 2):
         publish(registry, watermark)
     registry.promote("shop", 1, verdict=ACCEPTED, expected_champion=None)
@@ -102,7 +100,8 @@ def test_between_the_stage_and_the_alias_of_a_promotion_a_look_stays_one_request
     address = ModelAddress.parse("models:/shop/Production")
     client.transition_model_version_stage("shop", "2", "Production", archive_existing_versions=True)
     assert reader.resolve(address, serving=None).version == 2
-    assert reader.resolve(address, serving=1).version == 1
+    asked_by_many = registry.tracking_uri.startswith("http")
+    assert reader.resolve(address, serving=1).version == (1 if asked_by_many else 2)
     assert reader.resolve(address, serving=1).version == 2, "a person's move is found by the second look"
     client.set_registered_model_alias("shop", "champion", "2")
     assert reader.resolve(address, serving=1).version == 2
