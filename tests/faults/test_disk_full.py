@@ -98,6 +98,7 @@ def met(disk: Disk, step: Callable[[], object]) -> list[DiskFullError]:
 
 
 def undisturbed(root: Path) -> dict[str, Any]:
+    root.mkdir(exist_ok=True)
     write_orders(root, 2)
     project = project_at(root, root / "home")
     empty_registry(root / "home" / "mlflow" / "mlflow.db")
@@ -127,7 +128,7 @@ def test_from_the_source_to_a_version_every_step_goes_on_where_the_disk_was_full
     assert met(disk, lambda: store_of(project).absorb())
     assert store_of(project).progress().next_example == EXAMPLES
     assert met(disk, lambda: live(project, NOW))
-    (tmp_path / "other").mkdir()
+
     found, expected = standing(project), undisturbed(tmp_path / "other")
     assert {name: found[name] for name in SAME} == {name: expected[name] for name in SAME}
 
