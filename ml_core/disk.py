@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ml_core.errors import DiskFullError
+from ml_core.errors import DiskFullError, ModelFlowError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _SAID = ("no space left on device", "disk is full", "disk quota exceeded", "out of disk space")
@@ -19,7 +19,7 @@ def is_full(error: BaseException) -> bool:
     """Say whether an error, or one it was raised from, is that of a full disk."""
     seen: BaseException | None = error
     while seen is not None:
-        said = str(seen).lower()
+        said = "" if isinstance(seen, ModelFlowError) else str(seen).lower()  # what ours say of disks is advice
         if (isinstance(seen, OSError) and seen.errno in _FULL) or any(words in said for words in _SAID):
             return True
         seen = seen.__cause__ or seen.__context__  # a rollback may fail as well, and raise its own

@@ -169,6 +169,8 @@ def test_a_later_progress_is_refused(state: Path) -> None:
     edited(store_of(project).directory / "progress.json", invented_later=1)
     with pytest.raises(DataError, match=r"progress\.json: expected a progress of .*invented_later.*use that release"):
         store_of(project).progress()
+    store_of(project).absorb()
+    assert store_of(project).progress().next_example == 400, "it is made anew from the store"
 
 
 def test_a_later_name_of_a_segment_is_refused(state: Path) -> None:
