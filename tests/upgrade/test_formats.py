@@ -88,7 +88,7 @@ def test_a_version_that_a_release_published_is_served_as_it_was(written: Written
 
 
 def test_records_that_a_release_put_on_a_model_topic_are_read(written: Written) -> None:
-    """Predictors are brought up to date after learners, and learners after predictors."""
+    """A predictor that is brought up to date first finds what the older learner published."""
     reader = topic.ModelReader()
     models = [
         reader.read(base64.b64decode(record["value"]), {k: v.encode() for k, v in record["headers"].items()})
