@@ -60,6 +60,14 @@ bench-serve: setup ## the sidecar beside mlflow models serve, swaps under load, 
 bench-registry: setup ## a flow of 40,000 versions beside one of 100, and MLflow's own calls
 	@$(BIN)/python -m benchmarks.registry
 
+.PHONY: bench-capacity
+bench-capacity: setup ## what rows, columns and flows cost in seconds and memory; the curves of docs/capacity.md
+	@$(BIN)/python -m benchmarks.capacity
+
+.PHONY: bench-followers
+bench-followers: setup ## up to 500 followers at one MLflow server: its load, and how soon all of them see a promotion
+	@$(BIN)/python -m benchmarks.followers
+
 .PHONY: bench-orchestration
 bench-orchestration: setup ## seconds from enough new rows to a promoted version, by phase, under Dagster's daemon
 	@$(BIN)/python -m benchmarks.orchestration

@@ -35,7 +35,7 @@ _FEW, _MANY = 100, 40_000
 _RUNS = 3
 _LONG_AGO_MS = 1_600_000_000_000
 _COLUMNS = {"version": 0, "run_id": 1, "last_updated_time": 2}
-_ACCEPTED = Verdict(accepted=True, policy="non-inferiority", rows=20_000, reasons=(), figures={"log_loss": 0.4})
+ACCEPTED = Verdict(accepted=True, policy="non-inferiority", rows=20_000, reasons=(), figures={"log_loss": 0.4})
 
 
 def rows() -> Iterator[Row]:
@@ -46,10 +46,10 @@ def rows() -> Iterator[Row]:
         uri = f"http://127.0.0.1:{port}"
         with running(mlflow_server(home, port), port, "/health", home / "mlflow.log"):
             registry = Registry(uri, ledger_uri=f"sqlite:///{home}/ledger.db")
-            packages = _Packages(home, trained(SEED, table), table)
+            packages = Packages(home, trained(SEED, table), table)
             first, second = (packages.publish(registry) for _ in range(2))
             for champion, version in ((None, first), (first, second)):
-                registry.promote(FLOW, version, verdict=_ACCEPTED, expected_champion=champion)
+                registry.promote(FLOW, version, verdict=ACCEPTED, expected_champion=champion)
             timed: list[dict[str, float]] = []
             for size in (_FEW, _MANY):
                 _grow(home, size)
@@ -68,7 +68,7 @@ def _told(few: dict[str, float], many: dict[str, float]) -> Iterator[Row]:
         yield less(f"{name}, {_MANY:,} versions; peer: {peer}", many[name], many[peer], "ms")
 
 
-class _Packages:
+class Packages:
     """Publishes one package again and again, each time as a child of the champion."""
 
     def __init__(self, home: Path, model: PipelineModel, table: pa.Table) -> None:
@@ -145,7 +145,7 @@ def _copy(
     database.executemany(f"insert into {table} values ({places})", copies)  # noqa: S608 - the table is ours or MLflow's
 
 
-def _measure(registry: Registry, packages: _Packages, uri: str) -> dict[str, float]:
+def _measure(registry: Registry, packages: Packages, uri: str) -> dict[str, float]:
     """Return the median milliseconds of each operation."""
     reader, client = open_registry(uri), MlflowClient(uri, uri)
     address = ModelAddress.parse(f"models:/{FLOW}/Production")
@@ -154,7 +154,7 @@ def _measure(registry: Registry, packages: _Packages, uri: str) -> dict[str, flo
 
     def promote() -> None:
         champion = registry.ledger.last(FLOW).champion
-        registry.promote(FLOW, next(waiting), verdict=_ACCEPTED, expected_champion=champion)
+        registry.promote(FLOW, next(waiting), verdict=ACCEPTED, expected_champion=champion)
 
     timed = {"publish": _median(lambda: packages.publish(registry))}
     waiting = iter([packages.publish(registry) for _ in range(_RUNS)])

@@ -26,6 +26,7 @@ ModelFlowError
 │   └── OverloadedError       too many requests are in flight                         (retryable)
 ├── StreamError               a topic is not what the flow needs, or was made anew
 │   └── BrokerDownError       the broker did not answer in time                       (retryable)
+├── DiskFullError             something could not be written, because there is no room     (retryable)
 ├── BackupError               a backup cannot be taken, is damaged, or its place is not empty
 └── PlatformError             a process of the platform could not be started or kept
 
@@ -178,6 +179,12 @@ class BrokerDownError(StreamError):
 
 class BackupError(ModelFlowError):
     """A backup cannot be taken or put back: it is damaged, or something is where it belongs."""
+
+
+class DiskFullError(ModelFlowError):
+    """A disk is full; what was there before is whole."""
+
+    retryable = True
 
 
 class PlatformError(ModelFlowError):

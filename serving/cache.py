@@ -49,6 +49,12 @@ class PackageCache:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
+    @contextmanager
+    def elsewhere(self) -> Iterator[Path]:
+        """Yield a folder for one download outside the cache, for when there is no room in it; nothing of it is kept."""
+        with tempfile.TemporaryDirectory(prefix=f"{_INCOMING}-{os.getpid()}-", ignore_cleanup_errors=True) as folder:
+            yield Path(folder)
+
     def keep(self, ref: VersionRef, package: Path) -> None:
         """Move a proved package into the cache and make it the last good one."""
         if self._directory is None:

@@ -28,7 +28,7 @@ def serve(  # noqa: PLR0913, PLR0917 - a command's options
     port: Annotated[int, _option("PORT", "the port to listen on")] = 8080,
     workers: Annotated[int, _option("WORKERS", "processes that answer, and swap together")] = 1,
     poll_interval: Annotated[float, _option("POLL_INTERVAL", "seconds between two looks at the registry")] = 1.0,
-    registry_timeout: Annotated[float, _option("REGISTRY_TIMEOUT", "seconds a request to it may take")] = 2.0,
+    registry_timeout: Annotated[float, _option("REGISTRY_TIMEOUT", "seconds a request to it may take")] = 5.0,
     cache: Annotated[Path | None, _option("CACHE", "a folder of its own for the last good package")] = None,
     accept_new_signature: Annotated[
         bool, _option("ACCEPT_NEW_SIGNATURE", "follow to versions that need columns the served one does not")

@@ -4,15 +4,20 @@ The first version loaded is the one the address points at now, never "from now o
 with its reason and tried again, each time after a longer pause with jitter; any other version that comes to stand at
 the address, newer or older, is tried at once. With nothing to serve and the registry down, or its version broken, the
 last good package of the cache serves, and after it the version the flow served before (the alias `previous`).
+
+Many followers keep one registry alive together without knowing of each other: each looks with a jitter of its own,
+waits nine times as long as its looks take, and doubles its pause each time it is not answered in time.
 """
 
 import logging
 import random
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
 from ml_core.clock import Clock
+from ml_core.disk import is_full
 from ml_core.errors import RegistryDownError, VersionNotFoundError
 from ml_core.flow.read import ModelAddress, RegistryReader, VersionRef, open_registry
 from serving.board import Peers
@@ -23,6 +28,10 @@ from serving.model import ServedModel, check_signature, prove, warm_up
 _LOG = logging.getLogger("modelflow.serving")
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 300.0
 _LONGEST_DOWN_PAUSE_S = 5.0
+# a look takes a follower at most a tenth of its time: where a registry is slow because too many ask, all ask less;
+# the fastest of the last looks counts, since one that was slow says little
+_PAUSES_A_LOOK, _LOOKS = 9.0, 3
+_LONGEST_SLOW_PAUSE_S = 30.0
 
 
 class Follower(Following):
@@ -59,6 +68,7 @@ class Follower(Following):
         self._registry = registry or open_registry(tracking_uri, timeout_s=self.settings.registry_timeout_s)
         self._cache = PackageCache(self.settings.cache, origin=f"{tracking_uri} {address}")
         self._down_for = 0
+        self._looks_s: deque[float] = deque(maxlen=_LOOKS)
         self._cache_failed = False
 
     def close(self) -> None:
@@ -71,24 +81,34 @@ class Follower(Following):
         It never raises: whatever fails is recorded, and the last good model stays.
         """
         self.polls += 1
-        pause = self.settings.poll_interval_s * random.uniform(0.8, 1.0)  # noqa: S311 - followers must not march in step
+        interval, jitter = self.settings.poll_interval_s, random.uniform(0.8, 1.0)  # noqa: S311 - not all in step
+        began = self._monotonic()
         try:
             self._look()
+            self._down_for = 0
         except RegistryDownError as error:
             self._report(error)
             self.registry_answers = False
             self._down_for = min(self._down_for + 1, 16)
-            pause *= min(2.0**self._down_for, max(1.0, _LONGEST_DOWN_PAUSE_S / self.settings.poll_interval_s))
+            silent = (
+                self._monotonic() - began >= self.settings.registry_timeout_s
+            )  # it may be there, and asked too much
+            longest = max(interval, _LONGEST_SLOW_PAUSE_S if silent else _LONGEST_DOWN_PAUSE_S)
+            interval = min(interval * 2.0 ** (self._down_for - 1), longest)
+            if silent:  # those who were turned away together come back one by one
+                jitter = random.uniform(0.3, 1.0)  # noqa: S311
         except VersionNotFoundError as error:
             self._report(error)
             self._answered()
+            self._down_for = 0
             self.vacant = True
         except Exception as error:  # the follower's thread is a process boundary: it must not die  # noqa: BLE001
             self._report(error)
         self.state = State.IDLE
         if self.current is None:
             self._fall_back()
-        return pause
+        slow = min(_PAUSES_A_LOOK * min(self._looks_s, default=0.0), _LONGEST_SLOW_PAUSE_S)
+        return jitter * max(interval, slow)
 
     @property
     def _settled(self) -> bool:
@@ -98,7 +118,9 @@ class Follower(Following):
     def _look(self) -> None:
         serving = self.current
         self._move(State.RESOLVING)
+        began = self._monotonic()
         ref = self._registry.resolve(self.address, serving=serving.version if serving else None)
+        self._looks_s.append(self._monotonic() - began)
         self._answered()
         self.vacant = False
         if serving is None or serving.from_cache or _identity(serving.ref) != _identity(ref):
@@ -113,18 +135,34 @@ class Follower(Following):
     def _load(self, ref: VersionRef) -> None:
         """Download, prove and swap; a version that cannot be proved goes into quarantine, whatever the reason."""
         try:
-            with self._cache.incoming() as folder:
-                package = folder / "package"
-                self._move(State.DOWNLOADING)
-                self._registry.download(ref, package)
-                model = self._prove(ref, package)
-                self._cache.keep(ref, package)
+            model = self._fetched(ref)
         except RegistryDownError:
             raise  # it says nothing about the version
         except Exception as error:  # no version may stop the follower, however it fails  # noqa: BLE001
             self._put_into_quarantine(ref, error)
         else:
             self._swap(model)
+
+    def _fetched(self, ref: VersionRef) -> ServedModel:
+        """Download and prove a version, and keep it; where the cache's disk is full, without keeping it."""
+        try:
+            with self._cache.incoming() as folder:
+                model = self._downloaded(ref, folder)
+                self._cache.keep(ref, folder / "package")
+                return model
+        except OSError as error:
+            if self.settings.cache is None or not is_full(error):
+                raise
+            _LOG.warning("version %s cannot be kept: no room in %s: %s", ref.version, self.settings.cache, error)
+        self._move(State.IDLE)
+        self._move(State.RESOLVING)
+        with self._cache.elsewhere() as folder:
+            return self._downloaded(ref, folder)
+
+    def _downloaded(self, ref: VersionRef, folder: Path) -> ServedModel:
+        self._move(State.DOWNLOADING)
+        self._registry.download(ref, folder / "package")
+        return self._prove(ref, folder / "package")
 
     def _prove(self, ref: VersionRef, package: Path, *, from_cache: bool = False) -> ServedModel:
         self._move(State.VERIFYING)
@@ -154,10 +192,6 @@ class Follower(Following):
         except Exception as error:  # like a version, a cached package may be broken in any way  # noqa: BLE001
             _LOG.warning("%s: nothing to fall back to: %s", self.address.flow, error)
         self.state = State.IDLE
-
-    def _answered(self) -> None:
-        super()._answered()
-        self._down_for = 0
 
     def _put_into_quarantine(self, ref: VersionRef, error: Exception) -> None:
         known = self._quarantine.get(_identity(ref))

@@ -88,7 +88,8 @@ class FollowerSettings:
     Attributes
     ----------
     poll_interval_s : float
-        The longest pause between two looks at a registry that answers.
+        The longest pause between two looks at a registry that answers within a tenth of it; one that takes longer is
+        asked less often.
     registry_timeout_s : float
         How long one request to the registry may take.
     cache : Path or None
@@ -103,7 +104,7 @@ class FollowerSettings:
     """
 
     poll_interval_s: float = 1.0
-    registry_timeout_s: float = 2.0
+    registry_timeout_s: float = 5.0
     cache: Path | None = None
     accept_new_signature: bool = False
     refuse_extra: bool = False

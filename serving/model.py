@@ -153,7 +153,7 @@ def prove(
             f"{ref.flow} version {ref.version}: expected the tag manifest_sha256, found none; only versions published"
             " by a flow are served"
         )
-    package = verify_package(directory, expect_digest=ref.manifest_sha256)
+    package = verify_package(directory, expect_digest=ref.manifest_sha256, whole=False)
     outputs = [(node.name, node.type) for node in package.session.get_outputs()]
     if outputs != [(_OUTPUTS[0], "tensor(float)")]:
         raise PackageError(f"{directory / GRAPH}: expected the output score of floats and no other, found {outputs}")

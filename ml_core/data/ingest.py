@@ -7,6 +7,8 @@ back: a source that changed it afterwards is not looked at again.
 One process at a time takes a flow's source in. A crash between the two kinds of fact is healed by the next call.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -22,6 +24,7 @@ from ml_core.data.replay import Replay, load_facts
 from ml_core.data.sources import Stamp, opened, stamp
 from ml_core.data.store import FeatureStore
 from ml_core.data.tables import quoted
+from ml_core.disk import room_for
 from ml_core.errors import SourceError
 from ml_core.project import Flow, day_start
 
@@ -68,8 +71,7 @@ def take_in(flow: Flow, store: FeatureStore, *, root: Path, now: datetime, wait_
     """
     now = as_utc(now)
     folder = _folder(store)
-    folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder, exclusive=True, wait_s=wait_s):
+    with room_for("what is taken in", folder), _held(folder, wait_s):
         seen = stamp(flow, root)  # before reading: what is written meanwhile is for the next call
         with opened(flow, root) as connection:
             through = _complete_through(connection, flow, now)
@@ -78,6 +80,13 @@ def take_in(flow: Flow, store: FeatureStore, *, root: Path, now: datetime, wait_
             left_out = _count(connection, "source") - _count(connection, quoted(flow.data.entity))
         (folder / _STAMP).write_text(str(seen), encoding="utf-8")
     return TakenIn(rows, labels, left_out, through)
+
+
+@contextmanager
+def _held(folder: Path, wait_s: float) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder, exclusive=True, wait_s=wait_s):
+        yield
 
 
 def waits(flow: Flow, store: FeatureStore, root: Path) -> Stamp | None:

@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ml_core.clock import as_utc
+from ml_core.disk import room_for
 from ml_core.errors import SegmentError
 
 _NAME = re.compile(r"(?P<first>\d{20})-(?P<next>\d{20})-(?P<through>\d{8}T\d{12}Z)\.parquet")
@@ -95,8 +96,7 @@ class EventLog:
             if facts.schema.field(name).type.tz is None:
                 raise SegmentError(f"{partition}: expected {name!r} with a time zone, found none; make it UTC")
         folder = self.directory / partition
-        folder.mkdir(parents=True, exist_ok=True)
-        with _one_producer(folder):
+        with room_for(f"a segment of {partition!r}", folder), _one_producer(folder):
             last = self.last(partition)
             first, through = (last.next if last else 0), as_utc(through)
             if last is not None and through < last.through:
@@ -178,16 +178,20 @@ def _write_whole(path: Path, table: pa.Table, source: Mapping[str, Any] | None) 
     part = path.with_suffix(".part")
     if source is not None:
         table = table.replace_schema_metadata({_SOURCE: json.dumps(source)})
-    with part.open("wb") as file:
-        pq.write_table(table, file, compression="zstd")
-        file.flush()
-        os.fsync(file.fileno())
-    part.rename(path)
+    try:
+        with part.open("wb") as file:
+            pq.write_table(table, file, compression="zstd")
+            file.flush()
+            os.fsync(file.fileno())
+        part.rename(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 @contextmanager
 def _one_producer(folder: Path) -> Iterator[None]:
     """Let one producer at a time choose the next offset; what a killed one left half-written is removed."""
+    folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".producer").open("a+b") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for part in folder.glob("*.part"):

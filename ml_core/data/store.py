@@ -29,6 +29,7 @@ from ml_core.data.ahead import ahead
 from ml_core.data.lock import locked, wanted
 from ml_core.data.log import EventLog, Segment
 from ml_core.data.words import decoded
+from ml_core.disk import room_for
 from ml_core.errors import DataError, FeatureError
 from ml_core.project import Flow, day_start
 
@@ -121,10 +122,7 @@ class FeatureStore:
         """Return how far the data has come, without opening the DuckDB file."""
         if not self._progress_file.exists():
             return Progress(offsets={})
-        read = json.loads(self._progress_file.read_text(encoding="utf-8"))
-        for name in ("clock", "labelled_through", "joined_through"):
-            read[name] = None if read.get(name) is None else datetime.fromisoformat(read[name])
-        return Progress(**read)
+        return tables.progress_of(self._progress_file.read_text(encoding="utf-8"), str(self._progress_file))
 
     # -- what the owner does -------------------------------------------------------------------------------------
 
@@ -179,7 +177,7 @@ class FeatureStore:
                 connection.execute("rollback")
                 raise
             connection.execute("commit")
-            if after != before or not self._progress_file.exists():
+            if not self._told(after):  # also what an earlier owner took in and could not tell of any more
                 self._write_progress(after)
                 for partition, offset in (after.offsets or {}).items():
                     self.log.archive(partition, offset)
@@ -364,6 +362,13 @@ class FeatureStore:
                 f"{self._flow.name}: expected the feature definition at {self._features}: {error}"
             ) from error
 
+    def _told(self, progress: Progress) -> bool:
+        """Say whether the file that sensors read says this; one that cannot be read is made anew."""
+        try:
+            return self._progress_file.exists() and self.progress() == progress
+        except DataError:
+            return False
+
     def _write_progress(self, progress: Progress) -> None:
         part = self._progress_file.with_suffix(".part")
         part.write_text(json.dumps(asdict(progress), default=datetime.isoformat) + "\n", encoding="utf-8")
@@ -375,8 +380,7 @@ class FeatureStore:
             if self._owned is not None:
                 yield self._owned
                 return
-            self.directory.mkdir(parents=True, exist_ok=True)
-            with locked(self.directory, exclusive=True, wait_s=self._wait_s) as waited:
+            with room_for("the feature store", self._file), self._owned_file() as waited:
                 self.waited_s += waited
                 with self._connected(read_only=False) as connection:
                     self._owned = connection
@@ -384,6 +388,21 @@ class FeatureStore:
                         yield connection
                     finally:
                         self._owned = None
+
+    @contextmanager
+    def _owned_file(self) -> Iterator[float]:
+        """Hold the file's lock; make it where there is none, under another name first, as it takes several writes."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with locked(self.directory, exclusive=True, wait_s=self._wait_s) as waited:
+            if not self._file.exists():
+                fresh = self._file.with_suffix(".part")
+                fresh.unlink(missing_ok=True)
+                try:
+                    duckdb.connect(str(fresh)).close()
+                    fresh.rename(self._file)
+                finally:
+                    fresh.unlink(missing_ok=True)
+            yield waited
 
     @contextmanager
     def _reader(self) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -415,7 +434,15 @@ class FeatureStore:
 
     @contextmanager
     def _connected(self, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
-        with duckdb.connect(str(self._file), read_only=read_only) as connection:
+        try:
+            opened = duckdb.connect(str(self._file), read_only=read_only)
+        except duckdb.Error as error:
+            raise DataError(
+                f"{self._file}: expected a file that DuckDB {duckdb.__version__} reads, found: {error}. Where a later"
+                " release wrote it, use that release; else see whether the disk is full, or restore a backup. The facts"
+                f" are in {self.log.directory} all the same"
+            ) from error
+        with opened as connection:
             with _CLOSING:  # connections of one process to one file share what is set
                 if connection.execute("select current_setting('enable_external_access')").fetchall()[0][0]:
                     # features.sql is run here: it finds the flow's own logs on the disk, and nothing else

@@ -12,7 +12,7 @@ All functions run inside the owner's transaction or a reader's session; none ope
 
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence, Set
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
 
@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from ml_core.data import words
 from ml_core.data.log import OFFSET, Segment
-from ml_core.errors import FeatureError, SegmentError
+from ml_core.errors import DataError, FeatureError, SegmentError
 from ml_core.places import sql_line
 from ml_core.project import DataSettings
 
@@ -54,10 +54,25 @@ def read_progress(connection: Connection) -> "Progress":
     rows = connection.execute("select content from progress").fetchall()
     if not rows:
         return Progress(offsets={})
-    read = json.loads(rows[0][0])
-    for name in ("clock", "labelled_through", "joined_through"):
-        read[name] = None if read.get(name) is None else datetime.fromisoformat(read[name])
-    return Progress(**read)
+    return progress_of(rows[0][0], "the feature store's table `progress`")
+
+
+def progress_of(content: str, where: str) -> "Progress":
+    """Read a progress as it was written; raise DataError where this release does not know what it says."""
+    from ml_core.data.store import Progress
+
+    try:
+        read = json.loads(content)
+        for name in ("clock", "labelled_through", "joined_through"):
+            read[name] = None if read.get(name) is None else datetime.fromisoformat(read[name])
+        return Progress(**read)
+    except (ValueError, TypeError, AttributeError) as error:
+        known = [each.name for each in fields(Progress)]
+        raise DataError(
+            f"{where}: expected a progress of {known}, found {content[:300]!r} ({error}); if a later release wrote it,"
+            " use that release, or restore the backup made before; if progress.json alone is damaged, remove it: it is"
+            " made anew by the next absorption"
+        ) from error
 
 
 def write_progress(connection: Connection, progress: "Progress") -> None:
@@ -309,6 +324,7 @@ def read_examples(
     query = f'select {columns} from examples where "offset" >= $first and "offset" < $stop'  # noqa: S608 - identifiers are quoted
     at = first
     with connection.cursor() as scan:  # so that a dictionary can be asked for meanwhile
+        scan.execute("set TimeZone = 'UTC'")  # a cursor has settings of its own, and begins with the machine's zone
         reader = scan.sql(query, params={"first": at, "stop": stop}).to_arrow_reader(rows)
         for batch in reader:
             if not np.array_equal(batch.column("offset"), np.arange(at, at + batch.num_rows)):

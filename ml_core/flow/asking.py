@@ -15,7 +15,8 @@ from mlflow.environment_variables import (
 )
 from mlflow.exceptions import MlflowException
 
-from ml_core.errors import RegistryDownError, RegistryError, VersionNotFoundError
+from ml_core.disk import is_full
+from ml_core.errors import DiskFullError, RegistryDownError, RegistryError, VersionNotFoundError
 
 _TIMEOUT_S, _RETRIES = 30, 2
 _BUSY_ATTEMPTS, _BUSY_PAUSE_S = 40, 0.05
@@ -69,7 +70,15 @@ class Asking:
         """Turn MLflow's one exception class into ours."""
         try:
             yield
-        except MlflowException as error:
+        except (OSError, MlflowException) as error:
+            if is_full(error):
+                raise DiskFullError(
+                    f"{self.tracking_uri}: expected room in the registry, found the disk full"
+                    f" ({str(error).splitlines()[0][:200]}). What is registered is whole: free some space (`modelflow"
+                    " gc` lets old versions go), then run the same command again"
+                ) from error
+            if not isinstance(error, MlflowException):
+                raise
             down = (
                 error.error_code == "TEMPORARILY_UNAVAILABLE" or "Max retries" in str(error) or "refused" in str(error)
             )

@@ -20,7 +20,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from ml_core.clock import Clock, SystemClock, as_utc
-from ml_core.errors import FlowBusyError, ProjectError, RegistryDownError
+from ml_core.disk import is_full
+from ml_core.errors import DiskFullError, FlowBusyError, ProjectError, RegistryDownError, RegistryError
 from ml_core.flow.verdict import Verdict
 from ml_core.process import has_ended, this_process
 
@@ -235,6 +236,12 @@ class Ledger:
                 result = connection.execute(statement)
                 return list(result.all()) if result.returns_rows else []
         except sa.exc.OperationalError as error:
+            if is_full(error):
+                raise DiskFullError(
+                    f"{self._engine.url.render_as_string(hide_password=True)}: expected room for an entry,"
+                    f" found the disk full ({error.orig}). What is in it is whole: free some space, then run the same"
+                    " command again"
+                ) from error
             raise RegistryDownError(
                 f"{self._engine.url.render_as_string(hide_password=True)}: expected the ledger to answer, found {error}"
             ) from error
@@ -246,6 +253,15 @@ class Ledger:
         except (sa.exc.OperationalError, sa.exc.IntegrityError, sa.exc.ProgrammingError):
             if not sa.inspect(self._engine).has_table(_TABLE.name):
                 raise
+        columns = sa.inspect(self._engine).get_columns(_TABLE.name)
+        found, known = {each["name"]: each for each in columns}, {column.name for column in _TABLE.columns}
+        foreign = [name for name, each in found.items() if name not in known and not each["nullable"]]
+        if foreign or known - found.keys():
+            raise RegistryError(
+                f"{self._engine.url.render_as_string(hide_password=True)}: expected the table {_TABLE.name} with the"
+                f" columns {sorted(known)}, found {sorted(found)}; if a later release wrote it, use that release, or"
+                " restore the backup made before it"
+            )
         self._made = True
 
 

@@ -35,6 +35,8 @@ GOLDEN = "golden.json"
 STATE = "state"
 PYFUNC = "code/modelflow_pyfunc.py"
 FORMAT = 1
+# what a predictor reads beside the manifest; the rest is the trainers', and plain MLflow clients'
+PREDICTS = (GRAPH, SIGNATURE, GOLDEN)
 
 # How far a predictor's score may lie from the trainer's: the graph answers in float32.
 TOLERANCE = 1e-6
@@ -109,13 +111,16 @@ def write_package(
     return file_digest(directory / MANIFEST)
 
 
-def verify_package(directory: Path, *, expect_digest: str | None = None) -> Package:
+def verify_package(directory: Path, *, expect_digest: str | None = None, whole: bool = True) -> Package:
     """Prove a package whole, unaltered and able to reproduce its golden rows, and load its graph.
 
     Parameters
     ----------
     expect_digest : str, optional
         The digest of the manifest, as the registry recorded it.
+    whole : bool
+        Whether every file of the manifest has to be there. Followers fetch only those that predict (`PREDICTS`); what
+        else lies there has to be the manifest's all the same.
 
     Raises
     ------
@@ -123,7 +128,7 @@ def verify_package(directory: Path, *, expect_digest: str | None = None) -> Pack
         Names the file, what was expected and what was found.
     """
     manifest = read_manifest(directory, expect_digest=expect_digest)
-    check_files(directory, manifest)
+    check_files(directory, manifest, whole=whole)
     pinned = file_digest(Path(__file__).with_name("pyfunc.py"))
     if manifest["files"].get(PYFUNC, {}).get("sha256") != pinned:
         raise PackageError(f"{directory / PYFUNC}: expected the one fixed scorer ({pinned[:12]}), found another file")
@@ -147,26 +152,27 @@ def read_manifest(directory: Path, *, expect_digest: str | None = None) -> dict[
             f"{path}: expected sha256 {expect_digest}, found {file_digest(path)}; the manifest was altered"
         )
     manifest = _read_json(path)
-    if (
-        not isinstance(manifest, dict)
-        or manifest.get("format") != FORMAT
-        or not isinstance(manifest.get("files"), dict)
-    ):
-        raise PackageError(f"{path}: expected package format {FORMAT}, found something else; publish the version again")
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+        raise PackageError(f"{path}: expected a manifest, found something else; publish the version again")
+    if (found := manifest.get("format")) != FORMAT:
+        raise PackageError(
+            f"{path}: expected package format {FORMAT}, found {found!r}; bring this installation up to the release that"
+            " published the version, or publish the version again with this one"
+        )
     for name in manifest["files"]:
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise PackageError(f"{path}: {name!r} leads out of the package")
     return manifest
 
 
-def check_files(directory: Path, manifest: Mapping[str, Any]) -> None:
+def check_files(directory: Path, manifest: Mapping[str, Any], *, whole: bool = True) -> None:
     """Hold every file against the manifest; raise PackageError for one that is missing, extra or altered."""
     found, expected = set(_files(directory)) - {MANIFEST}, set(manifest["files"])
-    for name in sorted(expected - found):
+    for name in sorted((expected if whole else set(PREDICTS)) - found):
         raise PackageError(f"{directory / name}: expected by the manifest, found missing")
     for name in sorted(found - expected):
         raise PackageError(f"{directory / name}: not in the manifest; a package holds nothing else")
-    for name, described in manifest["files"].items():
+    for name, described in ((name, manifest["files"][name]) for name in sorted(found)):
         if _described(directory / name) != described:
             raise PackageError(f"{directory / name}: expected {described}, found {_described(directory / name)}")
 

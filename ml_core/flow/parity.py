@@ -88,7 +88,8 @@ def _distances(
             f" {ref.manifest_sha256} in the registry"
         )
     with tempfile.TemporaryDirectory() as folder:
-        package = verify_package(registry.download(ref, Path(folder) / "package"), expect_digest=digest)
+        fetched = registry.download(ref, Path(folder) / "package")
+        package = verify_package(fetched, expect_digest=digest, whole=False)
     found = []
     for table in tables:
         features = table.column("features").combine_chunks()

@@ -1,8 +1,10 @@
 """Following a flow: from a model address to a version, and its package onto this machine.
 
 Followers use nothing but this and MLflow's REST API, so that they start fast and stay small; a bare ``sqlite:``
-address, which has no server to ask, goes through the MLflow client and is imported only then. A version's package is
-fetched file by file as its manifest says; whether it is whole is for `ml_core.flow.package` to prove.
+address, which has no server to ask, goes through the MLflow client and is imported only then. Of a version's package
+the files that predict are fetched, one by one; whether they are what the manifest says is for `ml_core.flow.package` to
+prove. Hundreds may follow one server, so a look at what has not changed is one request, also while a version is being
+promoted.
 """
 
 import http.client
@@ -17,7 +19,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from ml_core.errors import PackageError, ProjectError, RegistryDownError, RegistryError, VersionNotFoundError
 from ml_core.flow.credentials import authorization
-from ml_core.flow.package import MANIFEST, read_manifest
+from ml_core.flow.package import MANIFEST, PREDICTS, read_manifest
 
 _ADDRESS = re.compile(r"models:/(?P<flow>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+)|/(?P<stage>[A-Za-z]+))")
 _STAGES = {"staging": "Staging", "production": "Production", "archived": "Archived"}
@@ -81,7 +83,7 @@ class RegistryReader(Protocol):
         ...
 
     def download(self, ref: VersionRef, directory: Path) -> Path:
-        """Fetch the files a predictor needs into `directory`, all that the manifest names."""
+        """Fetch the manifest and the files that predict (`PREDICTS`) into `directory`."""
         ...
 
     def close(self) -> None:
@@ -105,10 +107,15 @@ class RestReader:
         self._parts = urlsplit(tracking_uri)
         self._connection: http.client.HTTPConnection | None = None
         self._authorization: dict[str, str] = {}
+        self._doubted: tuple[ModelAddress, int] | None = None
 
     def resolve(self, address: ModelAddress, *, serving: int | None = None) -> VersionRef:
-        """Return the version an address points at; at most three small requests."""
-        found = _ref(self._find(address))
+        """Return the version an address points at; at most three small requests.
+
+        Where the stage's alias still points at the version that is served, which left the stage, a promotion is most
+        likely at its last step: that version is returned once more, and only the next look asks further.
+        """
+        found = _ref(self._find(address, serving))
         if address.stage is not None and serving not in {None, found.version}:
             query = f"{_API}/model-versions/get?name={quote(address.flow)}&version={serving}"
             try:
@@ -129,8 +136,9 @@ class RestReader:
             self._connection.close()
             self._connection = None
 
-    def _find(self, address: ModelAddress) -> Mapping[str, Any]:
+    def _find(self, address: ModelAddress, serving: int | None) -> Mapping[str, Any]:
         name = quote(address.flow)
+        doubted, self._doubted = self._doubted, None
         if address.version is not None:
             query = f"{_API}/model-versions/get?name={name}&version={address.version}"
             return dict(self._json("GET", query)["model_version"])
@@ -143,6 +151,9 @@ class RestReader:
             except VersionNotFoundError:
                 found = {}
             if found.get("current_stage") == address.stage:
+                return found
+            if found and int(found["version"]) == serving and doubted != (address, serving):
+                self._doubted = (address, serving)
                 return found
         body = {"name": address.flow, "stages": [address.stage]}
         newest = self._json("POST", f"{_API}/registered-models/get-latest-versions", body).get("model_versions")
@@ -170,39 +181,47 @@ class RestReader:
         return read
 
     def _request(self, method: str, path: str, body: bytes | None = None) -> bytes:
-        content_type = {"Content-Type": "application/json"} if body else {}
+        kept = self._connection is not None
         try:
-            if self._connection is None:
-                self._authorization = authorization()
-                kind = http.client.HTTPSConnection if self._parts.scheme == "https" else http.client.HTTPConnection
-                self._connection = kind(self._parts.netloc, timeout=self._timeout_s)
-            headers = content_type | self._authorization
-            self._connection.request(method, self._parts.path.rstrip("/") + path, body, headers)
-            response = self._connection.getresponse()
-            content = response.read()
+            try:
+                status, content = self._exchange(method, path, body)
+            except (ConnectionError, http.client.BadStatusLine):
+                if not kept:
+                    raise
+                self.close()  # a server hangs up on who was silent for some seconds; every request may be repeated
+                status, content = self._exchange(method, path, body)
         except (OSError, http.client.HTTPException) as error:
             self.close()
             raise RegistryDownError(
                 f"{self._uri}: expected an answer within {self._timeout_s} s, found {error!r}"
             ) from error
-        missing = response.status == http.HTTPStatus.BAD_REQUEST and b"alias" in content and b"not found" in content
-        if response.status == http.HTTPStatus.NOT_FOUND or missing:
+        missing = status == http.HTTPStatus.BAD_REQUEST and b"alias" in content and b"not found" in content
+        if status == http.HTTPStatus.NOT_FOUND or missing:
             raise VersionNotFoundError(f"{self._uri}{path}: nothing there: {content[:200].decode(errors='replace')}")
-        if response.status == http.HTTPStatus.FORBIDDEN:  # basic auth denies what does not exist
+        if status == http.HTTPStatus.FORBIDDEN:  # basic auth denies what does not exist
             raise VersionNotFoundError(f"{self._uri}{path}: nothing there yet that this user may read (status 403)")
-        if response.status == http.HTTPStatus.UNAUTHORIZED:
+        if status == http.HTTPStatus.UNAUTHORIZED:
             self.close()  # the next one reads the credentials again
             raise RegistryDownError(
                 f"{self._uri}{path}: status 401: the server wants to know who asks; set MLFLOW_TRACKING_USERNAME and"
                 " MLFLOW_TRACKING_PASSWORD, or write them into ~/.mlflow/credentials"
             )
-        if response.status >= http.HTTPStatus.INTERNAL_SERVER_ERROR:
-            raise RegistryDownError(f"{self._uri}{path}: status {response.status}")
-        if response.status != http.HTTPStatus.OK:
-            raise RegistryError(
-                f"{self._uri}{path}: status {response.status}: {content[:200].decode(errors='replace')}"
-            )
+        if status >= http.HTTPStatus.INTERNAL_SERVER_ERROR:
+            raise RegistryDownError(f"{self._uri}{path}: status {status}")
+        if status != http.HTTPStatus.OK:
+            raise RegistryError(f"{self._uri}{path}: status {status}: {content[:200].decode(errors='replace')}")
         return content
+
+    def _exchange(self, method: str, path: str, body: bytes | None) -> tuple[int, bytes]:
+        """Send one request, on the connection there is or on a new one, and return the answer's status and body."""
+        if self._connection is None:
+            self._authorization = authorization()
+            kind = http.client.HTTPSConnection if self._parts.scheme == "https" else http.client.HTTPConnection
+            self._connection = kind(self._parts.netloc, timeout=self._timeout_s)
+        headers = ({"Content-Type": "application/json"} if body else {}) | self._authorization
+        self._connection.request(method, self._parts.path.rstrip("/") + path, body, headers)
+        response = self._connection.getresponse()
+        return response.status, response.read()
 
 
 class ClientReader:
@@ -272,13 +291,13 @@ def _ref(found: Mapping[str, Any]) -> VersionRef:
 
 
 def _download(fetch: Callable[[str], bytes], ref: VersionRef, directory: Path) -> Path:
-    """Fetch the manifest, then every file it names, under its own digest's control."""
+    """Fetch the manifest, then the files that predict, as far as it names them, under its own digest's control."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / MANIFEST).write_bytes(fetch(MANIFEST))
-    for name in read_manifest(directory, expect_digest=ref.manifest_sha256)["files"]:
-        target = directory / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(fetch(name))
+    named = read_manifest(directory, expect_digest=ref.manifest_sha256)["files"]
+    for name in PREDICTS:
+        if name in named:
+            (directory / name).write_bytes(fetch(name))
     return directory
 
 

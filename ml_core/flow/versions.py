@@ -17,7 +17,7 @@ from typing import Any
 
 from mlflow.entities.model_registry import ModelVersion as MlflowVersion
 
-from ml_core.clock import Clock, SystemClock
+from ml_core.clock import Clock, SystemClock, as_utc
 from ml_core.errors import RegistryError, VersionNotFoundError
 from ml_core.flow.ledger import Ledger
 from ml_core.flow.package import Package, verify_package
@@ -140,7 +140,7 @@ def described(found: MlflowVersion) -> ModelVersion:
             kind=tags["kind"],
             parent=int(tags["parent"]) if tags.get("parent") else None,
             watermark=int(json.loads(tags["watermark"])["examples"]),
-            trained_through=datetime.fromisoformat(tags["trained_through"]),
+            trained_through=as_utc(datetime.fromisoformat(tags["trained_through"])),
             feature_fingerprint=tags["feature_fingerprint"],
             manifest_sha256=tags["manifest_sha256"],
             dagster_run_id=tags.get("dagster_run_id", ""),

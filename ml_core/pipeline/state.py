@@ -57,7 +57,10 @@ def read_state(directory: Path) -> tuple[dict[str, Any], Arrays]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
         raise StateError(f"{directory}: expected a saved trainer state, found {error!r}; fetch it again") from error
     if found != STATE_FORMAT:
-        raise StateError(f"{directory}: expected state format {STATE_FORMAT}, found {found!r}; run a full training")
+        raise StateError(
+            f"{directory}: expected state format {STATE_FORMAT}, found {found!r}; bring this installation up to the"
+            " release that wrote it, or run a full training"
+        )
     if digest_of(description, arrays) != digest:
         raise StateError(f"{directory}: the state does not match the digest saved with it; fetch the version again")
     return description, arrays

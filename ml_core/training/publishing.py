@@ -14,6 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ml_core.data.store import FeatureStore
+from ml_core.disk import room_for
 from ml_core.flow.package import write_package
 from ml_core.flow.registry import Registry
 from ml_core.flow.version import ModelVersion
@@ -69,7 +70,10 @@ def publish(
         "rows_learned": str(trained.model.n_trained),
     }
     facts = Facts(first[0].as_py() if len(first) and trained.model.by_row else None, influence(trained.model, last))
-    with tempfile.TemporaryDirectory(prefix="modelflow-publish-") as scratch:
+    with (
+        room_for("a package, on its way to the registry", tempfile.gettempdir()),
+        tempfile.TemporaryDirectory(prefix="modelflow-publish-") as scratch,
+    ):
         package, evaluation = Path(scratch, "package"), Path(scratch, "evaluation")
         evaluation.mkdir()
         trained.evidence.save(evaluation)

@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 
 from ml_core.clock import ManualClock
 from ml_core.errors import HeadMovedError, PackageError, PromotionError, RegistryDownError, VersionNotFoundError
-from ml_core.flow.package import verify_package
+from ml_core.flow.package import MANIFEST, PREDICTS, verify_package
 from ml_core.flow.read import ModelAddress, open_registry
 from ml_core.flow.registry import Registry
 from ml_core.flow.verdict import Verdict
@@ -66,7 +66,9 @@ def test_followers_find_and_prove_what_was_published(registry: Registry, publish
         ref = reader.resolve(ModelAddress.parse(uri))
         assert ref.version == 1
     directory = reader.download(ref, tmp_path / "downloaded")
-    assert set(verify_package(directory, expect_digest=ref.manifest_sha256).signature) == {"shop", "days"}
+    assert {path.name for path in directory.iterdir()} == {MANIFEST, *PREDICTS}
+    package = verify_package(directory, expect_digest=ref.manifest_sha256, whole=False)
+    assert set(package.signature) == {"shop", "days"}
     reader.close()
 
 
@@ -82,6 +84,26 @@ def test_while_two_versions_stand_in_production_followers_keep_theirs(registry: 
     client.transition_model_version_stage("shop", "2", "Production")
     assert reader.resolve(address, serving=1).version == 1
     client.transition_model_version_stage("shop", "1", "Archived")
+    assert reader.resolve(address, serving=1).version == 2
+    reader.close()
+
+
+def test_between_the_stage_and_the_alias_of_a_promotion_a_look_stays_one_request(
+    registry: Registry, publish: Publish
+) -> None:
+    """Were hundreds to ask at length in that moment, the server would be too busy to end it."""
+    for watermark in (1, 2):
+        publish(registry, watermark)
+    registry.promote("shop", 1, verdict=ACCEPTED, expected_champion=None)
+    client = MlflowClient(registry.tracking_uri, registry.tracking_uri)
+    reader = open_registry(registry.tracking_uri)
+    address = ModelAddress.parse("models:/shop/Production")
+    client.transition_model_version_stage("shop", "2", "Production", archive_existing_versions=True)
+    assert reader.resolve(address, serving=None).version == 2
+    asked_by_many = registry.tracking_uri.startswith("http")
+    assert reader.resolve(address, serving=1).version == (1 if asked_by_many else 2)
+    assert reader.resolve(address, serving=1).version == 2, "a person's move is found by the second look"
+    client.set_registered_model_alias("shop", "champion", "2")
     assert reader.resolve(address, serving=1).version == 2
     reader.close()
 

@@ -54,7 +54,10 @@ def prove(directory: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BackupError(f"{directory}: expected a backup with its {MANIFEST}, found {error!r}") from error
     if found_format != FORMAT:
-        raise BackupError(f"{directory}: expected a backup of format {FORMAT}, found {found_format!r}")
+        raise BackupError(
+            f"{directory}: expected a backup of format {FORMAT}, found {found_format!r}, made by release"
+            f" {manifest.get('release')}; restore it with that release, then bring the installation up to date"
+        )
     found = {str(file.relative_to(directory)): digest(file) for file in files_of(directory)}
     if found != listed:
         wrong = sorted(name for name in found.keys() | listed.keys() if found.get(name) != listed.get(name))

@@ -13,6 +13,7 @@ from typing import Any
 from ml_core.clock import SystemClock
 from ml_core.data.log import EventLog
 from ml_core.data.store import FeatureStore
+from ml_core.disk import room_for
 from ml_core.errors import BackupError
 from ml_core.flow.backup.databases import dump, kind_of, require
 from ml_core.flow.registry import Registry, registry_of
@@ -76,6 +77,15 @@ def take(project: Project, directory: Path, place: Place) -> dict[str, Any]:
     for uri in place.databases:
         require(uri)
     part = directory.with_name(f".{directory.name}.part")
+    try:
+        with room_for("a backup", directory):
+            return _taken(project, directory, part, place)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _taken(project: Project, directory: Path, part: Path, place: Place) -> dict[str, Any]:
+    """Copy everything into `part`, and make it `directory` when it is whole."""
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     registry = registry_of(project)

@@ -1,0 +1,60 @@
+"""A follower's connection to the registry, kept between two looks, and what happens when the server has let it go."""
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from ml_core.errors import RegistryDownError
+from ml_core.flow.read import ModelAddress, RestReader
+
+VERSION = {"name": "f", "version": "3", "current_stage": "Production", "source": "mlflow-artifacts:/3", "tags": []}
+ADDRESS = ModelAddress.parse("models:/f@champion")
+
+
+@contextmanager
+def hanging_up(answers_per_connection: list[int]) -> Iterator[tuple[str, list[int]]]:
+    """Serve a version, and hang up without a word after so many answers; yield the address and what was asked."""
+    body = json.dumps({"model_version": VERSION}).encode()
+    answer = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
+    asked: list[int] = []
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(20)
+
+        def serve() -> None:
+            for number, answers in enumerate(answers_per_connection):
+                connection, _ = listening.accept()
+                with connection:
+                    for _ in range(answers):
+                        connection.recv(65_536)
+                        asked.append(number)
+                        connection.sendall(answer)
+                    if not answers:
+                        connection.recv(65_536)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}", asked
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+def test_a_connection_the_server_let_go_is_made_anew() -> None:
+    """MLflow's server hangs up after five silent seconds: who polls less often would meet that at every look."""
+    with hanging_up([1, 1, 2]) as (uri, asked):
+        reader = RestReader(uri)
+        assert [reader.resolve(ADDRESS).version for _ in range(4)] == [3] * 4
+        reader.close()
+    assert asked == [0, 1, 2, 2]
+
+
+def test_a_server_that_hangs_up_on_a_new_connection_is_down() -> None:
+    """Asking again and again would add to whatever is wrong with it."""
+    with hanging_up([1, 0]) as (uri, _):
+        reader = RestReader(uri)
+        reader.resolve(ADDRESS)
+        with pytest.raises(RegistryDownError):
+            reader.resolve(ADDRESS)
