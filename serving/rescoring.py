@@ -9,7 +9,7 @@ fast the topics are read. The first publication is where all of them start, and 
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import typer
 from numpy.typing import NDArray
 
-from ml_core.clock import as_interval
+from ml_core.clock import SystemClock, as_interval
 from ml_core.errors import StreamError
 from ml_core.flow.topic import ModelReader, StreamedModel
 from ml_core.streaming.broker import Broker, reported
@@ -73,7 +73,7 @@ def rescored(broker: Broker, address: TopicAddress, source: str, every: Mapping[
         known = _through(model)
         spans = {name: np.searchsorted(looks, [known, until]) for name, looks in looked.items()}
         if any(start < stop for start, stop in spans.values()):
-            served = binder.proved(model, loaded_at=datetime.now(UTC))
+            served = binder.proved(model, loaded_at=SystemClock().now())
             for name, (start, stop) in spans.items():
                 if start < stop:
                     scores[name].append(served.score({part: rows[:, start:stop] for part, rows in feed.items()}))

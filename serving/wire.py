@@ -47,6 +47,7 @@ STATUS: Final[Mapping[type[ModelFlowError], tuple[int, str]]] = {
     errors.FlowBusyError: (500, "INTERNAL_ERROR"),
     errors.PromotionError: (500, "INTERNAL_ERROR"),
     errors.BackupError: (500, "INTERNAL_ERROR"),
+    errors.DiskFullError: (500, "INTERNAL_ERROR"),
     errors.PlatformError: (500, "INTERNAL_ERROR"),
 }
 INTERNAL: Final = (500, "INTERNAL_ERROR")

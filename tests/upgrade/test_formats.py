@@ -48,7 +48,8 @@ class Written:
 
 def unpacked(folder: Path, place: Path) -> Path:
     with tarfile.open(folder / "state.tar.xz") as packed:
-        packed.extractall(place, filter="data")
+        packed.extraction_filter = getattr(tarfile, "data_filter", None)  # Python 3.11.4 and newer have one
+        packed.extractall(place)  # noqa: S202 - written by us
     return place
 
 
