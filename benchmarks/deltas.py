@@ -36,7 +36,7 @@ def rows() -> Iterator[Row]:
         known = PipelineModel.build(PipelineSettings(stages=stages, estimator={"name": "FTRLClassifier"}), SCHEMA)
         known.learn(flights.slice(0, _TRAINED), labels[:_TRAINED])
         _, parameters = take_apart(known.to_onnx())
-        used = sum(np.count_nonzero(array) for array in parameters.values())
+        used = sum(int(np.count_nonzero(array)) for array in parameters.values())
         yield bound(f"weights of flights, {title}, that are not 0", used, "", None)
         at = _TRAINED
         for rate in RATES:

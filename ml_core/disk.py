@@ -9,9 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ml_core.errors import DiskFullError, ModelFlowError
+from ml_core.errors import DiskFullError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
+# whose errors tell a full disk by their text alone; what others say may quote anybody's data
+_TOLD_BY = {
+    *("OSError", "IOException", "OutOfMemoryException", "FatalException", "TransactionException"),
+    *("OperationalError", "MlflowException", "ArrowException"),
+}
 _SAID = ("no space left on device", "disk is full", "disk quota exceeded", "out of disk space")
 
 
@@ -19,11 +24,16 @@ def is_full(error: BaseException) -> bool:
     """Say whether an error, or one it was raised from, is that of a full disk."""
     seen: BaseException | None = error
     while seen is not None:
-        said = "" if isinstance(seen, ModelFlowError) else str(seen).lower()  # what ours say of disks is advice
-        if (isinstance(seen, OSError) and seen.errno in _FULL) or any(words in said for words in _SAID):
+        told = bool(_TOLD_BY & {kind.__name__ for kind in type(seen).__mro__}) and str(seen).lower()
+        if (isinstance(seen, OSError) and seen.errno in _FULL) or (told and any(words in told for words in _SAID)):
             return True
         seen = seen.__cause__ or seen.__context__  # a rollback may fail as well, and raise its own
     return False
+
+
+def said(error: BaseException) -> str:
+    """Return the first line of what an error says."""
+    return (str(error) or repr(error)).splitlines()[0][:200]
 
 
 @contextmanager
@@ -37,7 +47,7 @@ def room_for(what: str, place: Path | str) -> Iterator[None]:
         if not is_full(error):
             raise
         raise DiskFullError(
-            f"{place}: expected room for {what}, found the disk full ({str(error).splitlines()[0][:200]}). What was"
+            f"{place}: expected room for {what}, found the disk full ({said(error)}). What was"
             " there before is whole, and nothing half-written is read: free some space (`modelflow gc` lets old"
             " versions go; docs/operations.md says what grows), then run the same command again"
         ) from error

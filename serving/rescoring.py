@@ -99,6 +99,11 @@ def _with_end(published: Iterable[StreamedModel]) -> Iterator[tuple[StreamedMode
     before: StreamedModel | None = None
     for model in published:
         if before is not None:
+            if _through(model) < _through(before):
+                raise StreamError(
+                    f"publication {model.sequence}: expected it to have learned as far as the one before it, found a"
+                    " learner that began again at an earlier place; nothing can be said of both its pasts"
+                )
             yield before, _through(model)
         before = model
     if before is not None:
@@ -132,11 +137,12 @@ def _rows(
     keys: list[str] = []
     asked: list[int] = []
     feeds: list[Feed] = []
-    records = (orjson.loads(record.value) for record in _records(broker, source) if record.value)
+    records = (_row(record, rows) for record in _records(broker, source) if record.value)
     while batch := list(itertools.islice(records, _READ_ROWS)):
         keys += [row["key"] for row in batch]
-        instants = [datetime.fromisoformat(row["request_time"]) for row in batch]
-        asked += pa.array(instants, pa.timestamp("us", "UTC")).cast(pa.int64()).to_pylist()
+        asked += (
+            pa.array([row["request_time"] for row in batch], pa.timestamp("us", "UTC")).cast(pa.int64()).to_pylist()
+        )
         feeds.append(rows.columns({name: [row[name] for row in batch] for name in rows.signature}))
     if not feeds:
         raise StreamError(f"{source}: expected feature rows, found none; see `modelflow ingest`")
@@ -145,6 +151,19 @@ def _rows(
     order = order[times[order] >= start]
     feed = {part: np.concatenate([each[part] for each in feeds], axis=1)[:, order] for part in feeds[0]}
     return [keys[place] for place in order], times[order], feed
+
+
+def _row(record: Any, rows: RowReader) -> dict[str, Any]:
+    """Return a feature row; raise StreamError where a record is none."""
+    try:
+        row: dict[str, Any] = orjson.loads(record.value)
+        taken = {name: row[name] for name in ("key", *rows.signature)}
+        return taken | {"request_time": datetime.fromisoformat(row["request_time"])}
+    except (ValueError, TypeError, KeyError) as error:
+        raise StreamError(
+            f"{record.topic}, partition {record.partition}, offset {record.offset}: expected a JSON object with key,"
+            f" request_time and the model's columns, found {error!r}; name the topic of feature rows with --from"
+        ) from error
 
 
 def _records(broker: Broker, topic: str) -> Iterator[Any]:
@@ -182,6 +201,8 @@ def rescore(
     ] = None,
 ) -> None:
     """Score the rows of a topic as predictors would have that took up a streamed model more or less often."""
+    if not target.parent.is_dir():
+        raise typer.BadParameter(f"expected --to in a folder that exists, found {target.parent}")
     broker = Broker.from_environment(kafka_environment(), default=kafka_bootstrap())
     address = TopicAddress(broker.bootstrap_servers, model or f"{flow}.model")
     try:

@@ -4,8 +4,7 @@ Each score says which version gave it and which record it answers; key and heade
 scored become dead letters with their reason. The members of a consumer group share the partitions.
 
 *At least once* by default: what was sent is acknowledged before offsets are committed, so a process that is killed
-repeats the batches it was at, and loses nothing. The acknowledgements of a batch are waited for while the next one is
-scored. *Exactly once* where the broker has transactions: scores, dead letters
+repeats the batch it was at, and loses nothing. *Exactly once* where the broker has transactions: scores, dead letters
 and offsets of a batch become visible together or not at all, to consumers that read committed records only.
 """
 
@@ -33,7 +32,8 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("modelflow.serving")
 _POLL_MS: Final = 200
-_BATCH: Final = 2_000
+# so many at once that waiting for the last acknowledgement, and committing, cost little beside them
+_BATCH: Final = 5_000
 _PAUSE_S: Final = 1.0
 # a group that lost a member waits for this long
 _SESSION_MS: Final = 6_000
@@ -46,15 +46,6 @@ class Scored:
 
     scored: int = 0
     refused: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Sent:
-    """A batch that was answered: what acknowledges it, and the offsets after it."""
-
-    answers: Sequence[Any]
-    offsets: Mapping[Any, Any]
-    refused: int
 
 
 class StreamScorer:
@@ -95,34 +86,26 @@ class StreamScorer:
             broker.ensure(topic)
         self._consumer: KafkaConsumer | None = None
         self._producer: KafkaProducer | None = None
-        self._sent: _Sent | None = None
 
     def step(self) -> int:
-        """Score what has come; return how many records that was.
-
-        What the step before answered is acknowledged and committed by then, in transactions this step's, too.
+        """Score what has come; return how many records that was. All of it is acknowledged and committed.
 
         Raises
         ------
         BrokerDownError
-            What is not committed is scored again by the next steps.
+            Nothing of the batch is committed; the next step begins with it again.
         """
         try:
             with reported(self._broker):
                 consumer, producer = self._connected()
-                polled = consumer.poll(timeout_ms=0 if self._sent else _POLL_MS, max_records=_BATCH)
-                before, self._sent = self._sent, None
-                now = self._answer(producer, polled) if polled else None
-                if before is not None:
-                    self._settle(before, consumer, producer)
-                if self._exactly_once and now is not None:
-                    self._settle(now, consumer, producer)
-                else:
-                    self._sent = now
-                return sum(map(len, polled.values()))
+                polled = consumer.poll(timeout_ms=_POLL_MS, max_records=_BATCH)
+                if not polled:
+                    return 0
+                # whose batch this is, is told before it is scored: a member taken for dead meanwhile is fenced by it
+                return self._answer(consumer, producer, polled, consumer.group_metadata())
         except BrokerDownError:
             self._abort()
-            self._let_go()
+            self.close()
             raise
 
     def _abort(self) -> None:
@@ -134,20 +117,7 @@ class StreamScorer:
                 _LOG.info("%s: no transaction to end", self._group, exc_info=True)
 
     def close(self) -> None:
-        """Commit what was answered and let go of the broker.
-
-        What is not committed is scored again by whoever takes the partitions over.
-        """
-        try:
-            with reported(self._broker):
-                sent, self._sent = self._sent, None
-                if sent is not None:
-                    self._settle(sent, *self._connected())
-        except BrokerDownError as error:
-            _LOG.warning("%s: the last batch will be scored again: %s", self._group, error)
-        self._let_go()
-
-    def _let_go(self) -> None:
+        """Let go of the broker; what was not committed is scored again by whoever takes the partitions over."""
         for client in (self._producer, self._consumer):
             if client is not None:
                 try:
@@ -155,7 +125,6 @@ class StreamScorer:
                 except Exception:  # of a connection that is broken already  # noqa: BLE001
                     _LOG.warning("a connection to %s did not close", self._broker.bootstrap_servers, exc_info=True)
         self._consumer = self._producer = None
-        self._sent = None
 
     def _connected(self) -> "tuple[KafkaConsumer, KafkaProducer]":
         if self._producer is None:
@@ -178,7 +147,9 @@ class StreamScorer:
             self._consumer.subscribe([self._source])
         return self._consumer, self._producer
 
-    def _answer(self, producer: "KafkaProducer", polled: Mapping[Any, Sequence[Any]]) -> _Sent:
+    def _answer(
+        self, consumer: "KafkaConsumer", producer: "KafkaProducer", polled: Mapping[Any, Sequence[Any]], member: Any
+    ) -> int:
         from kafka.structs import OffsetAndMetadata
 
         records = [record for part in polled.values() for record in part]
@@ -192,19 +163,16 @@ class StreamScorer:
             for record, score in answers
         ]
         DeadLetters(self._flow, self._broker, producer).send(refused)
-        return _Sent(futures, offsets, len(refused))
-
-    def _settle(self, sent: _Sent, consumer: "KafkaConsumer", producer: "KafkaProducer") -> None:
-        """Wait until what was sent is acknowledged, and commit the offsets after what it answers."""
-        for future in sent.answers:
+        for future in futures:
             future.get(timeout=30)
         if self._exactly_once:
-            producer.send_offsets_to_transaction(sent.offsets, consumer.group_metadata())
+            producer.send_offsets_to_transaction(offsets, member)
             producer.commit_transaction()
         else:
-            consumer.commit(sent.offsets)
-        self.total.scored += len(sent.answers)
-        self.total.refused += sent.refused
+            consumer.commit(offsets)
+        self.total.scored += len(answers)
+        self.total.refused += len(refused)
+        return len(records)
 
 
 def scored(model: ServedModel, records: Sequence[Any]) -> tuple[list[tuple[Any, Any]], list[tuple[Any, str]]]:

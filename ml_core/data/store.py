@@ -30,7 +30,7 @@ from ml_core.data.lock import locked, wanted
 from ml_core.data.log import EventLog, Segment
 from ml_core.data.words import decoded
 from ml_core.disk import room_for
-from ml_core.errors import DataError, FeatureError
+from ml_core.errors import DataError, FeatureError, StoreBusyError
 from ml_core.project import Flow, day_start
 
 _BATCH_ROWS = 65_536
@@ -437,6 +437,10 @@ class FeatureStore:
         try:
             opened = duckdb.connect(str(self._file), read_only=read_only)
         except duckdb.Error as error:
+            if "Could not set lock" in str(error):
+                raise StoreBusyError(
+                    f"{self._file}: a process that is none of the platform's has it open: {error}; close it there"
+                ) from error
             raise DataError(
                 f"{self._file}: expected a file that DuckDB {duckdb.__version__} reads, found: {error}. Where a later"
                 " release wrote it, use that release; else see whether the disk is full, or restore a backup. The facts"

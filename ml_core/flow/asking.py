@@ -15,7 +15,7 @@ from mlflow.environment_variables import (
 )
 from mlflow.exceptions import MlflowException
 
-from ml_core.disk import is_full
+from ml_core.disk import is_full, said
 from ml_core.errors import DiskFullError, RegistryDownError, RegistryError, VersionNotFoundError
 
 _TIMEOUT_S, _RETRIES = 30, 2
@@ -74,7 +74,7 @@ class Asking:
             if is_full(error):
                 raise DiskFullError(
                     f"{self.tracking_uri}: expected room in the registry, found the disk full"
-                    f" ({str(error).splitlines()[0][:200]}). What is registered is whole: free some space (`modelflow"
+                    f" ({said(error)}). What is registered is whole: free some space (`modelflow"
                     " gc` lets old versions go), then run the same command again"
                 ) from error
             if not isinstance(error, MlflowException):

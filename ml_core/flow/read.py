@@ -113,7 +113,7 @@ class RestReader:
         """Return the version an address points at; at most three small requests.
 
         Where the stage's alias still points at the version that is served, which left the stage, a promotion is most
-        likely at its last step: that version is returned once more, and only the next look asks further.
+        likely at its last step: that version is returned once more, and only the looks after it ask further.
         """
         found = _ref(self._find(address, serving))
         if address.stage is not None and serving not in {None, found.version}:
@@ -138,7 +138,6 @@ class RestReader:
 
     def _find(self, address: ModelAddress, serving: int | None) -> Mapping[str, Any]:
         name = quote(address.flow)
-        doubted, self._doubted = self._doubted, None
         if address.version is not None:
             query = f"{_API}/model-versions/get?name={name}&version={address.version}"
             return dict(self._json("GET", query)["model_version"])
@@ -151,8 +150,9 @@ class RestReader:
             except VersionNotFoundError:
                 found = {}
             if found.get("current_stage") == address.stage:
+                self._doubted = None
                 return found
-            if found and int(found["version"]) == serving and doubted != (address, serving):
+            if found and int(found["version"]) == serving and self._doubted != (address, serving):
                 self._doubted = (address, serving)
                 return found
         body = {"name": address.flow, "stages": [address.stage]}

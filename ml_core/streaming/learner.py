@@ -146,7 +146,7 @@ class Learner:
         rows, first = self._settings.publish_rows, 0
         while first < batch.num_rows:
             due = batch.num_rows if rows is None else self._published.watermark + rows - self.position.watermark
-            part = batch.slice(first, max(due, 1))
+            part = batch.slice(first, due if due > 0 else rows)  # overdue while the circuit breaker is open
             self._learn(part)
             self._publish_when_due()
             first += part.num_rows

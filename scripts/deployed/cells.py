@@ -130,8 +130,12 @@ class Cells:
         cell.command = [*(cell.service.built.entrypoint if cell.service.built else ()), *command]
         self.start(name)
         cell.expected = False
-        if cell.process is None or cell.process.wait(timeout_s):
-            raise SystemExit(f"{name}: {' '.join(command)} failed; {self.tail(name)}")
+        deadline = time.monotonic() + timeout_s
+        while cell.process is not None and cell.process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+        if cell.process is None or cell.process.poll() != 0:
+            self.kill(name)
+            raise SystemExit(f"{name}: {' '.join(command)} failed, or took over {timeout_s:.0f} s; {self.tail(name)}")
 
     def kill(self, name: str) -> None:
         """Kill one service with SIGKILL, and all that it started."""

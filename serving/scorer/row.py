@@ -58,10 +58,11 @@ class Memory(dict[Any, float]):
     def learn(self, worths: Mapping[Any, float]) -> None:
         """Remember the worths of strings that others worked out, as far as there is room for them."""
         lasting = {value: worth for value, worth in worths.items() if _lasting(value)}
+        if len(lasting) > self._limit:
+            return
         if len(self) + len(lasting) > self._limit:
             self.clear()
-        if len(lasting) <= self._limit:
-            self.update(lasting)
+        self.update(lasting)
 
 
 class RowScorer:

@@ -5,6 +5,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -58,3 +59,21 @@ def test_a_server_that_hangs_up_on_a_new_connection_is_down() -> None:
         reader.resolve(ADDRESS)
         with pytest.raises(RegistryDownError):
             reader.resolve(ADDRESS)
+
+
+class Moved(RestReader):
+    """A registry whose person moved version 8 to Production, while the alias still names version 7."""
+
+    def _json(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
+        del method, body
+        version, stage = ("8", "Production") if "latest" in path else ("7", "Archived")
+        found = VERSION | {"version": version, "current_stage": stage}
+        return {"model_versions": [found]} if "latest" in path else {"model_version": found}
+
+
+def test_a_stage_that_its_alias_does_not_name_is_doubted_once() -> None:
+    """The first look may fall between a promotion's steps; an alias that goes on lagging must not come and go."""
+    reader = Moved("http://nowhere.invalid")
+    address = ModelAddress.parse("models:/f/Production")
+    assert [reader.resolve(address, serving=7).version for _ in range(5)] == [7, 8, 8, 8, 8]
+    assert reader.resolve(address, serving=8).version == 8

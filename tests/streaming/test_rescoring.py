@@ -9,13 +9,14 @@ import pytest
 
 from ml_core.data import FeatureStore
 from ml_core.errors import StreamError
+from ml_core.flow.topic import StreamedModel
 from ml_core.pipeline import PipelineModel
 from ml_core.project import Flow
 from ml_core.streaming.broker import Broker
 from ml_core.streaming.feed import Feed, feature_topic
 from ml_core.streaming.learner import Learner
 from ml_core.streaming.publisher import model_topic
-from serving.rescoring import rescored
+from serving.rescoring import _with_end, rescored
 from serving.topic import TopicAddress
 from tests.streaming.reading import everything
 from tests.streaming.test_learner import drained, feed, learning, live, registry
@@ -96,3 +97,38 @@ def test_what_was_learned_is_told_at_publish_rows(
     drained(learner)
     told = [record for record in everything(broker, model_topic(flow.name)) if dict(record.headers)["chunk"] == b"0"]
     assert len(told) == learner.learned // 20 == 10
+
+
+def test_an_open_breaker_does_not_make_it_learn_row_by_row(
+    store: FeatureStore, feed: Feed, learning: Callable[..., Learner], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is overdue to be told is not, while wrong labels pour in; they have to be learned at full speed."""
+    live(store, 300, 500)
+    feed.step()
+    learner, sizes = learning(publish_rows=20, publish_every=timedelta(days=1)), []
+    learner.breaker.reason = "a test said so"
+    learn = learner._learn
+    monkeypatch.setattr(learner, "_learn", lambda batch: (sizes.append(batch.num_rows), learn(batch))[1])
+    drained(learner)
+    assert sum(sizes) == 200
+    assert len(sizes) <= 12
+
+
+def test_a_learner_that_began_again_earlier_is_told() -> None:
+    """Its publications overlap: rows would be scored twice, and the scores of others moved to wrong keys."""
+    through = ["2024-05-01T12:00:00+00:00", "2024-05-01T13:00:00+00:00", "2024-05-01T12:30:00+00:00"]
+    published = [StreamedModel(n, b"", {}, {"trained_through": at}, [], "") for n, at in enumerate(through)]
+    with pytest.raises(StreamError, match="publication 2: expected it to have learned as far"):
+        list(_with_end(published))
+
+
+def test_what_is_no_feature_row_is_named(
+    broker: Broker, flow: Flow, feed: Feed, learning: Callable[..., Learner]
+) -> None:
+    del feed
+    learning().publish()
+    producer = broker.producer()
+    producer.send(feature_topic(flow.name), value=b'{"key": "o1"}', partition=0).get(timeout=30)
+    producer.close()
+    with pytest.raises(StreamError, match="partition 0, offset 0: expected a JSON object with key"):
+        rescored(broker, address_of(broker, flow), feature_topic(flow.name), EVERY)

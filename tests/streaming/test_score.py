@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -76,6 +77,48 @@ def until(scorer: StreamScorer, count: int) -> None:
 
 def rows(count: int) -> list[bytes]:
     return [json.dumps({**ROW, "delay": float(number), "note": "ignored"}).encode() for number in range(count)]
+
+
+@pytest.mark.slow
+def test_a_member_that_joins_a_busy_one_takes_its_share(
+    broker: Broker, names: dict[str, str], predictor: LocalPredictor
+) -> None:
+    """The group forms anew in the middle of a batch: nobody fails, nothing is lost, and both go on."""
+    ended, scorers, failures = threading.Event(), [StreamScorer(predictor, broker, **names)], []
+
+    def member(scorer: StreamScorer) -> None:
+        try:
+            while not ended.is_set():
+                scorer.step()
+        except Exception as error:  # noqa: BLE001 - a thread's error is told by the test
+            failures.append(error)
+
+    threads = [threading.Thread(target=member, args=(scorers[0],))]
+    threads[0].start()
+    sent = 0
+    until_s = time.monotonic() + 25
+    while time.monotonic() < until_s and not (len(scorers) == 2 and scorers[1].total.scored > 200):
+        send(broker, names["source"], rows(40), first=sent)
+        sent += 40
+        if len(scorers) == 1 and scorers[0].total.scored > 200:
+            scorers.append(StreamScorer(predictor, broker, **names))
+            threads.append(threading.Thread(target=member, args=(scorers[1],)))
+            threads[1].start()
+    deadline = time.monotonic() + 30
+    while sum(scorer.total.scored for scorer in scorers) < sent and time.monotonic() < deadline:
+        time.sleep(0.1)
+    ended.set()
+    for thread, scorer in zip(threads, scorers, strict=True):
+        thread.join(30)
+        scorer.close()
+    assert failures == []
+    assert scorers[1].total.scored > 200
+    places = [(answer["partition"], answer["offset"]) for answer in map(json.loads, values(broker, names["target"]))]
+    assert len(set(places)) == sent
+
+
+def values(broker: Broker, topic: str) -> list[bytes]:
+    return [record.value for record in everything(broker, topic)]
 
 
 def test_every_row_is_answered_with_its_place_and_the_version(
