@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -149,9 +149,9 @@ def facts(numbers: range, moment: datetime, *, step: timedelta = timedelta(0)) -
     return ordered, arrived
 
 
-def send(producer: Any, topic: str, values: list[bytes]) -> None:
+def send(producer: Any, topic: str, values: Sequence[bytes | None]) -> None:
     """Send values and wait until all are acknowledged."""
-    futures = [producer.send(topic, value=value, partition=0) for value in values]
+    futures = [producer.send(topic, key=b"k", value=value, partition=0) for value in values]
     for future in futures:
         future.get(timeout=120)
 
@@ -318,11 +318,12 @@ def taken_in(broker: Broker) -> list[Row]:
                 values, _ = facts(
                     range(first, first + 50_000), moment + timedelta(milliseconds=first), step=timedelta(milliseconds=1)
                 )
+                sent: list[bytes | None] = list(values)
                 for place_, value in enumerate(values):
                     if share and place_ % round(1 / share) == 0:
-                        values[place_] = _TOO_LARGE if bad % 500 == 0 else _BAD[bad % len(_BAD)](value)
+                        sent[place_] = _TOO_LARGE if bad % 500 == 0 else _BAD[bad % len(_BAD)](value)
                         bad += 1
-                send(producer, f"{name}.ordered", values)
+                send(producer, f"{name}.ordered", sent)
             producer.close()
             ingester = Ingester(place.flow, place.store.log, broker)
             began = time.perf_counter()
@@ -342,13 +343,15 @@ def taken_in(broker: Broker) -> list[Row]:
     return [bound("the same in facts a second", rates["mixed"], "rows/s", None, peer=rates["good"]), row]
 
 
-_TOO_LARGE: Final = b'{"note":"' + b"x" * 1_500_000 + b'"}'
-_BAD: Final = (
+_TOO_LARGE: Final = b'{"note":"' + b"x" * 5_000_000 + b'"}'
+_BAD: Final[Sequence[Callable[[bytes], bytes | None]]] = (
     lambda value: value[:-1],
     lambda value: value.replace(b'"price":', b'"price":"much","old":'),
     lambda value: value.replace(b'"order_id":', b'"number":'),
     lambda value: value.replace(b'"event_time":"2', b'"event_time":"x'),
+    lambda value: value.replace(b'"known_at":"2', b'"known_at":"9'),
     lambda _: b"[]",
+    lambda _: None,
 )
 
 
