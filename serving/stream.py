@@ -38,6 +38,8 @@ _PAUSE_S: Final = 1.0
 # a group that lost a member waits for this long
 _SESSION_MS: Final = 6_000
 _TRANSACTION_MS: Final = 10_000
+# a group that formed before its client knew of the topic, or of partitions added since, forms anew after this long
+_LOOK_AGAIN_MS: Final = 5_000
 
 
 @dataclass(slots=True)
@@ -143,6 +145,7 @@ class StreamScorer:
                 session_timeout_ms=_SESSION_MS,
                 heartbeat_interval_ms=_SESSION_MS // 3,
                 isolation_level=level,
+                metadata_max_age_ms=_LOOK_AGAIN_MS,
             )
             self._consumer.subscribe([self._source])
         return self._consumer, self._producer
