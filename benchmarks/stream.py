@@ -10,6 +10,7 @@ is from its stamp to the first look that finds it learned.
 """
 
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -30,6 +31,7 @@ from benchmarks.report import Row, bound, write
 from ml_core.data.store import FeatureStore
 from ml_core.errors import NotReadyError
 from ml_core.flow.registry import Registry, registry_of
+from ml_core.process import keep_what_is_loaded
 from ml_core.project import Flow, Project, load_project
 from ml_core.streaming.broker import Broker
 from ml_core.streaming.embedded import embedded_broker
@@ -45,6 +47,7 @@ WARM_UP_S: Final = 15
 TRAINED: Final = 200_000
 FACTS: Final = 1_000_000
 BAD_SHARE: Final = 0.01
+_ROUNDS: Final = 3
 SCORED: Final = 200_000
 _PATIENCE_S: Final = 120.0
 PROJECT: Final = """
@@ -307,40 +310,44 @@ def _held(broker: Broker, topic: str, *, until: int) -> Iterator[tuple[float, in
 
 
 def taken_in(broker: Broker) -> list[Row]:
-    """Measure the ingester on a million facts, all good, and then with one bad one in a hundred."""
-    rates, letters = {}, 0
-    for name, share in (("good", 0.0), ("mixed", BAD_SHARE)):
-        with placed(name, broker) as place:
-            producer = broker.producer()
-            Ingester(place.flow, place.store.log, broker).close()  # makes the topics
-            moment, bad = datetime.now(UTC) - timedelta(hours=1), 0
-            for first in range(0, FACTS, 50_000):
-                values, _ = facts(
-                    range(first, first + 50_000), moment + timedelta(milliseconds=first), step=timedelta(milliseconds=1)
-                )
-                sent: list[bytes | None] = list(values)
-                for place_, value in enumerate(values):
-                    if share and place_ % round(1 / share) == 0:
-                        sent[place_] = _TOO_LARGE if bad % 500 == 0 else _BAD[bad % len(_BAD)](value)
-                        bad += 1
-                send(producer, f"{name}.ordered", sent)
-            producer.close()
-            ingester = Ingester(place.flow, place.store.log, broker)
-            began = time.perf_counter()
-            while ingester.total.facts + ingester.total.refused < FACTS:
-                ingester.step()
-            rates[name] = FACTS / (time.perf_counter() - began)
-            letters += ingester.total.refused
-            ingester.close()
-    if letters != FACTS * BAD_SHARE:
-        raise SystemExit(f"expected {FACTS * BAD_SHARE:.0f} dead letters, found {letters}")
-    row = bound(
-        "a million facts taken in, 10,000 of them bad: time beside all good",
-        rates["good"] / rates["mixed"],
-        "times",
-        1.25,
-    )
-    return [bound("the same in facts a second", rates["mixed"], "rows/s", None, peer=rates["good"]), row]
+    """Measure the ingester on a million facts, all good, and with one bad one in a hundred; medians of three each."""
+    keep_what_is_loaded()  # as `modelflow ingest` does
+    rates: dict[float, list[float]] = {0.0: [], BAD_SHARE: []}
+    for number in range(_ROUNDS):
+        for share, found in rates.items():
+            found.append(_rate_of(broker, f"taken{number}{'mixed' if share else 'good'}", share))
+    good, mixed = (statistics.median(found) for found in rates.values())
+    row = bound("a million facts taken in, 10,000 of them bad: time beside all good", good / mixed, "times", 1.25)
+    return [bound("the same in facts a second", mixed, "rows/s", None, peer=good), row]
+
+
+def _rate_of(broker: Broker, name: str, share: float) -> float:
+    """Return how many facts a second are taken in, of which so many are bad."""
+    with placed(name, broker) as place:
+        producer = broker.producer()
+        Ingester(place.flow, place.store.log, broker).close()  # makes the topics
+        moment, bad = datetime.now(UTC) - timedelta(hours=1), 0
+        for first in range(0, FACTS, 50_000):
+            values, _ = facts(
+                range(first, first + 50_000), moment + timedelta(milliseconds=first), step=timedelta(milliseconds=1)
+            )
+            sent: list[bytes | None] = list(values)
+            for place_, value in enumerate(values):
+                if share and place_ % round(1 / share) == 0:
+                    sent[place_] = _TOO_LARGE if bad % 500 == 0 else _BAD[bad % len(_BAD)](value)
+                    bad += 1
+            send(producer, f"{name}.ordered", sent)
+        producer.close()
+        ingester = Ingester(place.flow, place.store.log, broker)
+        began = time.perf_counter()
+        while ingester.total.facts + ingester.total.refused < FACTS:
+            ingester.step()
+        took = time.perf_counter() - began
+        refused = ingester.total.refused
+        ingester.close()
+    if refused != FACTS * share:
+        raise SystemExit(f"expected {FACTS * share:.0f} dead letters, found {refused}")
+    return FACTS / took
 
 
 _TOO_LARGE: Final = b'{"note":"' + b"x" * 5_000_000 + b'"}'
