@@ -38,8 +38,6 @@ _PAUSE_S: Final = 1.0
 # a group that lost a member waits for this long
 _SESSION_MS: Final = 6_000
 _TRANSACTION_MS: Final = 10_000
-# a group that formed before its client knew of the topic, or of partitions added since, forms anew after this long
-_LOOK_AGAIN_MS: Final = 5_000
 
 
 @dataclass(slots=True)
@@ -145,14 +143,16 @@ class StreamScorer:
                 session_timeout_ms=_SESSION_MS,
                 heartbeat_interval_ms=_SESSION_MS // 3,
                 isolation_level=level,
-                metadata_max_age_ms=_LOOK_AGAIN_MS,
             )
+            # known before the group forms: a leader that knows of no partitions assigns none, and may not notice
+            self._consumer.partitions_for_topic(self._source)
             self._consumer.subscribe([self._source])
         return self._consumer, self._producer
 
     def _answer(
         self, consumer: "KafkaConsumer", producer: "KafkaProducer", polled: Mapping[Any, Sequence[Any]], member: Any
     ) -> int:
+        from kafka.errors import CommitFailedError, RebalanceInProgressError
         from kafka.structs import OffsetAndMetadata
 
         records = [record for part in polled.values() for record in part]
@@ -172,7 +172,11 @@ class StreamScorer:
             producer.send_offsets_to_transaction(offsets, member)
             producer.commit_transaction()
         else:
-            consumer.commit(offsets)
+            try:
+                consumer.commit(offsets)
+            except (CommitFailedError, RebalanceInProgressError):
+                # the group forms anew: whoever gets these partitions scores the batch again
+                _LOG.info("%s: a batch of %s is scored again, since the group forms anew", self._group, len(records))
         self.total.scored += len(answers)
         self.total.refused += len(refused)
         return len(records)

@@ -138,9 +138,11 @@ def test_every_row_is_answered_with_its_place_and_the_version(
     until(scorer, 310)
     scorer.close()
     asked = {(record.partition, record.offset): record for record in everything(broker, names["source"])}
-    found = everything(broker, names["target"])
+    # at least once: a group that forms anew at its start scores its first batch again
+    found = {(told["partition"], told["offset"]): record
+             for record in everything(broker, names["target"]) for told in [json.loads(record.value)]}  # fmt: skip
     assert len(found) == 310
-    for record in found:
+    for record in found.values():
         answer = json.loads(record.value)
         source = asked.pop((answer["partition"], answer["offset"]))
         number = int(source.key[1:])
