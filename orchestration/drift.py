@@ -9,7 +9,7 @@ from datetime import datetime
 
 import dagster as dg
 
-from ml_core.data.store import Progress
+from ml_core.data.progress import Progress
 from ml_core.flow.version import ModelVersion
 from ml_core.project import Flow
 from ml_core.training.charts import shown

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from ml_core.clock import SystemClock, as_interval
 from ml_core.errors import StreamError
 from ml_core.flow.topic import ModelReader, StreamedModel
-from ml_core.streaming.broker import Broker, reported
+from ml_core.streaming.broker import Broker
 from serving.bound import Binder
 from serving.rows import Feed, RowReader
 from serving.settings import kafka_bootstrap, kafka_environment
@@ -31,7 +31,6 @@ from serving.topic import TopicAddress
 
 _INTERVALS: Final = ("never", "7 days", "1 day", "1 hour", "0 hours")
 _END: Final = np.iinfo(np.int64).max
-_SILENT_POLLS: Final = 100
 _READ_ROWS: Final = 5_000
 
 
@@ -114,7 +113,7 @@ def _publications(broker: Broker, topic: str) -> Iterator[StreamedModel]:
     """Yield every publication of a model topic, in order."""
     reader = ModelReader()
     expected: int | None = None
-    for record in _records(broker, topic):
+    for record in broker.records(topic):
         model = reader.read(record.value, dict(record.headers))
         if reader.problem is not None and expected is not None:
             raise StreamError(f"{topic}: expected publication {expected}, found that {reader.problem}")
@@ -137,7 +136,7 @@ def _rows(
     keys: list[str] = []
     asked: list[int] = []
     feeds: list[Feed] = []
-    records = (_row(record, rows) for record in _records(broker, source) if record.value)
+    records = (_row(record, rows) for record in broker.records(source) if record.value)
     while batch := list(itertools.islice(records, _READ_ROWS)):
         keys += [row["key"] for row in batch]
         asked += (
@@ -149,6 +148,10 @@ def _rows(
     times = np.array(asked, np.int64)
     order = np.argsort(times, kind="stable")
     order = order[times[order] >= start]
+    if not order.size:
+        raise StreamError(
+            f"{source}: expected rows asked about since the first publication, found {times.size} asked about before it"
+        )
     feed = {part: np.concatenate([each[part] for each in feeds], axis=1)[:, order] for part in feeds[0]}
     return [keys[place] for place in order], times[order], feed
 
@@ -164,30 +167,6 @@ def _row(record: Any, rows: RowReader) -> dict[str, Any]:
             f"{record.topic}, partition {record.partition}, offset {record.offset}: expected a JSON object with key,"
             f" request_time and the model's columns, found {error!r}; name the topic of feature rows with --from"
         ) from error
-
-
-def _records(broker: Broker, topic: str) -> Iterator[Any]:
-    """Yield what each partition of a topic holds by now, from its first record on."""
-    from kafka import TopicPartition
-
-    for number in range(broker.partitions(topic)):
-        part, silent = TopicPartition(topic, number), 0
-        with reported(broker):
-            consumer = broker.consumer()
-            try:
-                consumer.assign([part])
-                consumer.seek_to_beginning(part)
-                while silent < _SILENT_POLLS:
-                    records = consumer.poll(timeout_ms=100).get(part, [])
-                    yield from records
-                    end = consumer.highwater(part)
-                    if end is not None and consumer.position(part) >= end:
-                        break
-                    silent = 0 if records else silent + 1
-                else:
-                    raise StreamError(f"{topic}: the broker gives no further record of partition {number}")
-            finally:
-                consumer.close()
 
 
 def rescore(

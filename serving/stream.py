@@ -176,7 +176,7 @@ class StreamScorer:
                 consumer.commit(offsets)
             except (CommitFailedError, RebalanceInProgressError):
                 # the group forms anew: whoever gets these partitions scores the batch again
-                _LOG.info("%s: a batch of %s is scored again, since the group forms anew", self._group, len(records))
+                _LOG.warning("%s: a batch of %s is scored again, since the group forms anew", self._group, len(records))
         self.total.scored += len(answers)
         self.total.refused += len(refused)
         return len(records)

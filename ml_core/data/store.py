@@ -11,11 +11,10 @@ change, and a rebuild from the log's facts gives the same rows.
 """
 
 import hashlib
-import json
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from functools import partial
 from pathlib import Path
@@ -28,6 +27,7 @@ from ml_core.data import tables
 from ml_core.data.ahead import ahead
 from ml_core.data.lock import locked, wanted
 from ml_core.data.log import EventLog, Segment
+from ml_core.data.progress import Progress, as_text, progress_of
 from ml_core.data.words import decoded
 from ml_core.disk import room_for
 from ml_core.errors import DataError, FeatureError, StoreBusyError
@@ -36,40 +36,6 @@ from ml_core.project import Flow, day_start
 _BATCH_ROWS = 65_536
 _SLICE_ROWS = 524_288
 _CLOSING = threading.Lock()
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a flow's data has come; what sensors decide by.
-
-    Attributes
-    ----------
-    clock : datetime or None
-        The instant through which every partition is complete; None before the first facts.
-    next_example : int
-        The offset the next labelled example will get.
-    labelled_through : datetime or None
-        When the newest example became known.
-    offsets : mapping of str to int
-        Per partition, the offset of the next fact to absorb.
-    late_facts : int
-        Facts that came in after the clock had passed the instant they were known.
-    late_labels : int
-        Labels that came after the flow's label window, and were not joined.
-    joined_through : datetime or None
-        The clock up to which labels were joined to their rows; None as long as it has been the clock itself.
-    features : str
-        The fingerprint of the definition the feature table was built by.
-    """
-
-    clock: datetime | None = None
-    next_example: int = 0
-    labelled_through: datetime | None = None
-    offsets: Mapping[str, int] | None = None
-    late_facts: int = 0
-    late_labels: int = 0
-    joined_through: datetime | None = None
-    features: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +88,7 @@ class FeatureStore:
         """Return how far the data has come, without opening the DuckDB file."""
         if not self._progress_file.exists():
             return Progress(offsets={})
-        return tables.progress_of(self._progress_file.read_text(encoding="utf-8"), str(self._progress_file))
+        return progress_of(self._progress_file.read_text(encoding="utf-8"), str(self._progress_file))
 
     # -- what the owner does -------------------------------------------------------------------------------------
 
@@ -371,7 +337,7 @@ class FeatureStore:
 
     def _write_progress(self, progress: Progress) -> None:
         part = self._progress_file.with_suffix(".part")
-        part.write_text(json.dumps(asdict(progress), default=datetime.isoformat) + "\n", encoding="utf-8")
+        part.write_text(as_text(progress) + "\n", encoding="utf-8")
         part.replace(self._progress_file)
 
     @contextmanager

@@ -10,11 +10,9 @@ facts in `facts.<partition>` : the log's columns, `known_at` no earlier than the
 All functions run inside the owner's transaction or a reader's session; none opens or commits anything.
 """
 
-import json
 from collections.abc import Collection, Iterator, Mapping, Sequence, Set
-from dataclasses import asdict, fields
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import duckdb
 import numpy as np
@@ -23,12 +21,10 @@ import pyarrow.parquet as pq
 
 from ml_core.data import words
 from ml_core.data.log import OFFSET, Segment
-from ml_core.errors import DataError, FeatureError, SegmentError
+from ml_core.data.progress import Progress, as_text, progress_of
+from ml_core.errors import FeatureError, SegmentError
 from ml_core.places import sql_line
 from ml_core.project import DataSettings
-
-if TYPE_CHECKING:
-    from ml_core.data.store import Progress
 
 Connection = duckdb.DuckDBPyConnection
 
@@ -45,10 +41,8 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def read_progress(connection: Connection) -> "Progress":
+def read_progress(connection: Connection) -> Progress:
     """Return the progress the tables stand at."""
-    from ml_core.data.store import Progress
-
     connection.execute("create schema if not exists facts")
     connection.execute("create table if not exists progress (content json)")
     rows = connection.execute("select content from progress").fetchall()
@@ -57,29 +51,10 @@ def read_progress(connection: Connection) -> "Progress":
     return progress_of(rows[0][0], "the feature store's table `progress`")
 
 
-def progress_of(content: str, where: str) -> "Progress":
-    """Read a progress as it was written; raise DataError where this release does not know what it says."""
-    from ml_core.data.store import Progress
-
-    try:
-        read = json.loads(content)
-        for name in ("clock", "labelled_through", "joined_through"):
-            read[name] = None if read.get(name) is None else datetime.fromisoformat(read[name])
-        return Progress(**read)
-    except (ValueError, TypeError, AttributeError) as error:
-        known = [each.name for each in fields(Progress)]
-        raise DataError(
-            f"{where}: expected a progress of {known}, found {content[:300]!r} ({error}); if a later release wrote it,"
-            " use that release, or restore the backup made before; if progress.json alone is damaged, remove it: it is"
-            " made anew by the next absorption"
-        ) from error
-
-
-def write_progress(connection: Connection, progress: "Progress") -> None:
+def write_progress(connection: Connection, progress: Progress) -> None:
     """Replace the progress, in the same transaction as what it speaks of."""
     connection.execute("delete from progress")
-    content = json.dumps(asdict(progress), default=datetime.isoformat)
-    connection.execute("insert into progress values (?)", [content])
+    connection.execute("insert into progress values (?)", [as_text(progress)])
 
 
 def append_facts(

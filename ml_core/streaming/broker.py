@@ -7,7 +7,7 @@ Topics are never made by accident: clients do not create them, `Broker.ensure` d
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ _REQUEST_MS = 10_000
 _RECONNECT_MS = 1_000
 _MADE_S = 10.0
 _UNKNOWN_TOPIC = 3
+_POLL_MS, _SILENT_POLLS = 100, 100
 # on some brokers the fetch wait is a sleep, not a wake-up
 _FETCH_WAIT_MS = 50
 _LARGEST_REQUEST = 16 * 1024 * 1024
@@ -135,6 +136,31 @@ class Broker:
         """Return how many partitions a topic has."""
         with self._admin() as admin:
             return len(admin.describe_topics([topic])[0]["partitions"])
+
+    def records(self, topic: str) -> Iterator[Any]:
+        """Yield what each partition of a topic holds by now, one after the other, from its first record on.
+
+        Raises
+        ------
+        StreamError
+            The broker stops giving records before the end it tells of.
+        """
+        from kafka import TopicPartition
+
+        for number in range(self.partitions(topic)):
+            part, silent = TopicPartition(topic, number), 0
+            with reported(self), closing(self.consumer()) as consumer:
+                consumer.assign([part])
+                consumer.seek_to_beginning(part)
+                # the broker's own answer for the end of a topic is not to be relied on; a fetch tells it
+                while (end := consumer.highwater(part)) is None or consumer.position(part) < end:
+                    records = consumer.poll(timeout_ms=_POLL_MS).get(part, [])
+                    yield from records
+                    silent = 0 if records else silent + 1
+                    if silent > _SILENT_POLLS:
+                        raise StreamError(
+                            f"{topic}: the broker gives no further record of partition {number}; try again"
+                        )
 
     @contextmanager
     def _admin(self) -> Iterator[Any]:

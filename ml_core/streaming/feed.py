@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from ml_core.data.store import FeatureStore, Progress
+from ml_core.data.progress import Progress
+from ml_core.data.store import FeatureStore
 from ml_core.project import Flow
 from ml_core.streaming.broker import Broker, reported
 from ml_core.streaming.records import write_arrow, write_json

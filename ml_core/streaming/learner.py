@@ -42,8 +42,8 @@ from ml_core.training.evaluation import ScoredSlice
 from ml_core.training.gate import judge_and_promote
 from ml_core.training.metrics import RunningMetrics
 from ml_core.training.passes import way_of
-from ml_core.training.publishing import Trained, golden_rows, no_scores, publish
-from ml_core.training.tasks import task_of
+from ml_core.training.publishing import Trained, golden_rows, publish
+from ml_core.training.tasks import no_scores, task_of
 
 _LOG = logging.getLogger("modelflow.streaming")
 _LOOK_S = 5.0
@@ -321,8 +321,8 @@ class Learner:
         if kept is None:
             with self._registry.proved(head) as package:
                 model = PipelineModel.load(package.directory / STATE, self._flow.pipeline)
-            empty = np.empty(0), np.empty((0, model.n_classes) if task_of(model.n_classes) == "multiclass" else 0)
-            kept = Position.at(head), model, ScoredSlice(head.next_example, *empty, no_scores())
+            nothing = ScoredSlice(head.next_example, np.empty(0), no_scores(model.n_classes), no_scores())
+            kept = Position.at(head), model, nothing
         self.position, self.model, evidence = kept
         if not self.model.by_row:
             raise ProjectError(f"{self._flow.name}: its pipeline does not learn row by row; train it by increments")

@@ -6,7 +6,7 @@ flow, and answers with a reason a person can read.
 
 from dataclasses import dataclass
 
-from ml_core.data.store import Progress
+from ml_core.data.progress import Progress
 from ml_core.flow.version import ModelVersion
 from ml_core.project import Flow
 

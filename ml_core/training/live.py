@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ml_core.data.store import FeatureStore, Progress
+from ml_core.data.progress import Progress
+from ml_core.data.store import FeatureStore
 from ml_core.errors import HeadMovedError
 from ml_core.flow.ledger import Entry
 from ml_core.flow.package import Package, as_feed

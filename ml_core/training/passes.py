@@ -13,8 +13,7 @@ from ml_core.pipeline import PipelineModel
 from ml_core.project import Flow
 from ml_core.training import spark
 from ml_core.training.evaluation import ScoredSlice
-from ml_core.training.publishing import no_scores
-from ml_core.training.tasks import task_of
+from ml_core.training.tasks import no_scores, task_of
 
 # The newest share of a first batch fit that is scored before it is learned.
 _NEWEST = 4
@@ -110,11 +109,10 @@ def joined(parts: list[ScoredSlice]) -> ScoredSlice:
 
 
 def _slice(model: PipelineModel, first: int, labels: list[np.ndarray], scores: list[np.ndarray]) -> ScoredSlice:
-    width = (0, model.n_classes) if model.n_classes > 2 else (0,)  # noqa: PLR2004 - two classes share one score
     return ScoredSlice(
         first,
         np.concatenate([np.empty(0), *labels]).astype(np.float64),
-        np.concatenate([np.empty(width), *scores]),
+        np.concatenate([no_scores(model.n_classes), *scores]),
         no_scores(),
         task_of(model.n_classes),
     )

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from ml_core.data.store import FeatureStore
 from ml_core.disk import room_for
@@ -131,8 +130,3 @@ def golden_rows(examples: pa.Table, signature: Mapping[str, str]) -> pa.Table:
         }
     )
     return pa.concat_tables([rows, odd])
-
-
-def no_scores() -> NDArray[np.float64]:
-    """Return the empty array that stands for 'no parent'."""
-    return np.empty(0, np.float64)

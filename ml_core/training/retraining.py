@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ml_core.data.store import Progress
+from ml_core.data.progress import Progress
 from ml_core.flow.version import ModelVersion
 from ml_core.project import Flow
 

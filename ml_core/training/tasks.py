@@ -26,6 +26,11 @@ def task_of(n_classes: int) -> Task:
     return "binary" if n_classes == _TWO else "multiclass"
 
 
+def no_scores(n_classes: int = 0) -> NDArray[np.float64]:
+    """Return the scores of no rows, as a model that tells so many classes apart has them; also those of no parent."""
+    return np.empty((0, n_classes) if n_classes > _TWO else 0, np.float64)
+
+
 def row_loss(task: Task, labels: NDArray[np.float64], scores: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return what each answer costs, shape (n_rows,).
 

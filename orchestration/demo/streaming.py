@@ -72,6 +72,7 @@ def stream(
 def _send(broker: Broker, flow: Flow, facts: Mapping[str, pa.Table], *, since: datetime, until: datetime) -> None:
     """Send each kind of fact to its topic, many to a record, and a tick behind the last."""
     producer = broker.producer()
+    sending = []
     for kind in flow.stream.facts:
         topic = fact_topic(flow.name, kind)
         broker.ensure(topic, keep=True)
@@ -79,9 +80,11 @@ def _send(broker: Broker, flow: Flow, facts: Mapping[str, pa.Table], *, since: d
         sent = facts[kind].filter(pc.and_(pc.greater(known, since), pc.less_equal(known, until)))
         for first in range(0, sent.num_rows, _FACTS_A_RECORD):
             value = write_arrow(sent.slice(first, _FACTS_A_RECORD).combine_chunks())
-            producer.send(topic, key=b"facts", value=value, partition=0)
-        producer.send(topic, key=b"tick", headers=[(THROUGH, until.isoformat().encode())], partition=0)
-    producer.flush()
+            sending.append(producer.send(topic, key=b"facts", value=value, partition=0))
+        through = [(THROUGH, until.isoformat().encode())]
+        sending.append(producer.send(topic, key=b"tick", headers=through, partition=0))
+    for sent in sending:
+        sent.get(timeout=30)
     producer.close()
 
 

@@ -7,7 +7,8 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from ml_core.data.store import FeatureStore, Progress
+from ml_core.data.progress import Progress
+from ml_core.data.store import FeatureStore
 from ml_core.flow.registry import Registry
 from ml_core.flow.version import ModelVersion
 from ml_core.project import Project, load_project

@@ -1,5 +1,6 @@
 """Rows scored as by predictors that look at the stream more or less often: nobody knows anything early."""
 
+import json
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -131,4 +132,19 @@ def test_what_is_no_feature_row_is_named(
     producer.send(feature_topic(flow.name), value=b'{"key": "o1"}', partition=0).get(timeout=30)
     producer.close()
     with pytest.raises(StreamError, match="partition 0, offset 0: expected a JSON object with key"):
+        rescored(broker, address_of(broker, flow), feature_topic(flow.name), EVERY)
+
+
+def test_rows_of_before_the_first_publication_are_told(
+    broker: Broker, flow: Flow, feed: Feed, learning: Callable[..., Learner]
+) -> None:
+    """Nothing that was published may answer them."""
+    learner = learning()
+    learner.publish()
+    row = {"key": "o1", "request_time": "2024-05-01T11:00:00Z"} | dict.fromkeys(learner.model.signature)
+    del feed
+    producer = broker.producer()
+    producer.send(feature_topic(flow.name), value=json.dumps(row).encode(), partition=0).get(timeout=30)
+    producer.close()
+    with pytest.raises(StreamError, match="asked about since the first publication, found 1 asked about before it"):
         rescored(broker, address_of(broker, flow), feature_topic(flow.name), EVERY)

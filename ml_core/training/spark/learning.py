@@ -29,11 +29,10 @@ from ml_core.pipeline import PipelineModel
 from ml_core.pipeline.merging import merge, obstacle, settled_after
 from ml_core.project import Flow, SparkTrainingSettings
 from ml_core.training.evaluation import ScoredSlice
-from ml_core.training.publishing import no_scores
 from ml_core.training.spark import shards
 from ml_core.training.spark.plan import Range, planned
 from ml_core.training.spark.shards import Said, SavedState, Shard
-from ml_core.training.tasks import task_of
+from ml_core.training.tasks import no_scores, task_of
 
 # The newest share of a slice that is held back under `average`, unless the gate wants more or looks at less.
 _NEWEST = 4
@@ -108,11 +107,10 @@ def learn(
             said += learned if group[0][0] >= plan.judged_from else []
         theirs = [files[each] for each in plan.ranges if each[0] >= plan.judged_from]
         parent = _run(flow, shards.score, begun, theirs) if compare else []
-    width = (0, model.n_classes) if model.n_classes > 2 else (0,)  # noqa: PLR2004 - two classes share one score
     evidence = ScoredSlice(
         plan.judged_from,
         np.concatenate([np.empty(0), *(each.labels for each in said)]),
-        np.concatenate([np.empty(width), *(each.scores for each in said)]),
+        np.concatenate([no_scores(model.n_classes), *(each.scores for each in said)]),
         _scores(parent),
         task_of(model.n_classes),
     )

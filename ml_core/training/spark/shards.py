@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ml_core.errors import InputError
 from ml_core.pipeline import PipelineModel
 from ml_core.project import PipelineSettings
+from ml_core.training.tasks import no_scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +102,12 @@ def _said(
     keep: bool,
 ) -> Said:
     model = state.load()
-    width = (0, model.n_classes) if model.n_classes > 2 else (0,)  # noqa: PLR2004 - two classes share one score
-    labels, scores = [np.empty(0)], [np.empty(width)]
+    labels, scores = [np.empty(0)], [no_scores(model.n_classes)]
     try:
         for those, said in go(model):
             labels.append(those.astype(np.float64))
             scores.append(said)
     except InputError as error:  # trying again elsewhere would not help
-        return Said(np.empty(0), np.empty(width), refused=f"examples [{shard.first}, {shard.stop}): {error}")
+        return Said(np.empty(0), no_scores(model.n_classes), refused=f"examples [{shard.first}, {shard.stop}): {error}")
     kept = SavedState.of(model) if keep else None
     return Said(np.concatenate(labels), np.concatenate(scores), kept)
