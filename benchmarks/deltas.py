@@ -14,11 +14,11 @@ from benchmarks.flights import NUMBERS, SCHEMA, STRINGS, wide_flights
 from benchmarks.report import Row, bound
 from ml_core.flow.topic import ModelWriter, take_apart
 from ml_core.pipeline import PipelineModel
-from ml_core.project import PipelineSettings
+from ml_core.project import LearnSettings, PipelineSettings
 
 RATES: Final = (100, 1_000, 5_000, 20_000)
 STATED: Final = 1_000
-SNAPSHOT_EVERY: Final = 60
+SNAPSHOT_EVERY: Final[int] = LearnSettings.model_fields["snapshot_every"].default
 ALONE: Final = (
     {"stage": "hash", "columns": list(STRINGS), "bits": 20},
     {"stage": "standardise", "columns": list(NUMBERS)},
@@ -29,7 +29,7 @@ _SECONDS: Final = 5
 
 
 def rows() -> Iterator[Row]:
-    """Yield, per rate of examples, the bytes of a minute of publications beside those of a snapshot each second."""
+    """Yield, per rate of examples, the bytes of publications beside those of a snapshot each second."""
     flights = wide_flights()
     labels = flights["late"].to_numpy().astype(float)
     for title, stages in (("columns alone", ALONE), ("with crosses", CROSSED)):

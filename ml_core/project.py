@@ -306,7 +306,7 @@ class LearnSettings(_Table):
         default=None, gt=0, description="or as soon as so many examples were learned; leave out for time alone"
     )
     snapshot_every: int = Field(
-        default=60, gt=0, description="every so many publications are whole, and those between hold what changed"
+        default=120, gt=0, description="every so many publications are whole, and those between hold what changed"
     )
     checkpoint_every: Duration = Field(
         default=timedelta(minutes=1), description="how often the state is kept, so that a restart has less to repeat"

@@ -26,8 +26,9 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from ml_core.errors import PackageError
+from ml_core.flow.changes import apply, apply_format_1, difference
 
-FORMAT = 1
+FORMAT = 2
 CHUNK_BYTES = 512 * 1024
 _MOST_BYTES = 1 << 31
 
@@ -261,8 +262,10 @@ class _Content:
             base = np.zeros(shape, dtype) if before is None else before.parameters[name].copy()
             if base.shape != shape or base.dtype != dtype:
                 raise PackageError(f"parameter {name!r}: expected {base.dtype}{base.shape}, found {dtype}{shape}")
-            places, values = next(blocks), next(blocks)
-            _put(base, places, values, entry["count"])
+            if self.header["format"] == 1:
+                apply_format_1(base, blocks)
+            else:
+                apply(base, entry["count"], blocks)
             parameters[name] = base
         return StreamedModel(
             sequence, skeleton, parameters, described, self.header["golden_scores"], self.header["digest"]
@@ -280,10 +283,10 @@ def _encode(
     entries = []
     for name, array in parameters.items():
         base = np.zeros_like(array) if before is None else before.parameters[name]
-        count, places, values = _difference(base, array)
+        count, changes = difference(base, array)
         if count or before is None:
             entries.append({"name": name, "dtype": array.dtype.str, "shape": list(array.shape), "count": count})
-            blocks += [places, values]
+            blocks += changes
     described = dict(told[0])
     if before is not None:
         described = {key: value for key, value in described.items() if before.described.get(key) != value}
@@ -314,7 +317,7 @@ def _decode(message: bytes) -> _Content:
         raise PackageError(f"expected zstd, found {error}") from error
     end = 4 + int.from_bytes(plain[:4], "big")
     header = json.loads(plain[4:end])
-    if header["format"] != FORMAT:
+    if header["format"] not in range(1, FORMAT + 1):
         raise PackageError(f"expected format {FORMAT}, found {header['format']}; bring this predictor up to date")
     blocks = []
     for length in header["blocks"]:
@@ -324,31 +327,6 @@ def _decode(message: bytes) -> _Content:
     if hashlib.sha256(continued + b"".join(blocks)).hexdigest() != header["digest"]:
         raise PackageError("its blocks do not have the digest it names")
     return _Content(header, blocks)
-
-
-def _difference(base: NDArray[Any], array: NDArray[Any]) -> tuple[int, bytes, bytes]:
-    """Return how many entries differ bit for bit, the gaps between their places, and their values, bytes regrouped."""
-    bits = np.dtype(f"u{array.dtype.itemsize}")
-    new = np.ascontiguousarray(array).ravel().view(bits)
-    places = np.flatnonzero(new != np.ascontiguousarray(base).ravel().view(bits))
-    gaps = np.diff(places, prepend=0).astype(np.uint32)
-    return places.size, _regrouped(gaps), _regrouped(new[places])
-
-
-def _put(base: NDArray[Any], places: bytes, values: bytes, count: int) -> None:
-    bits = np.dtype(f"u{base.dtype.itemsize}")
-    gaps = _back(places, np.dtype(np.uint32), count)
-    base.reshape(-1).view(bits)[np.cumsum(gaps, dtype=np.int64)] = _back(values, bits, count)
-
-
-def _regrouped(array: NDArray[Any]) -> bytes:
-    """Return the first byte of each number, then the second of each, ...: like bytes lie together and compress."""
-    return np.ascontiguousarray(array.view(np.uint8).reshape(-1, array.itemsize).T).tobytes()
-
-
-def _back(block: bytes, dtype: np.dtype[Any], count: int) -> NDArray[Any]:
-    grouped = np.frombuffer(block, np.uint8).reshape(dtype.itemsize, count)
-    return np.ascontiguousarray(grouped.T).reshape(-1).view(dtype)
 
 
 def _dense(sparse: onnx.SparseTensorProto) -> NDArray[Any]:
