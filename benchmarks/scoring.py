@@ -1,8 +1,9 @@
 """The exported graph beside scikit-learn: one raw row of the seed pipeline, and batches of a hashed one.
 
 The seed pipeline is scikit-learn's own parts on both sides: StandardScaler, OneHotEncoder, LogisticRegression. Ours is
-the ONNX graph under ONNX Runtime with one thread; a row is a dict of raw values, and making the graph's inputs of it is
-part of the time. The peer is asked with a one-row frame made before. Both sides have to agree on what they score.
+the ONNX graph under ONNX Runtime with one thread: as it is served, its columns packed into two inputs, and as it was
+exported, with an input a column. A row is a dict of raw values, and making the graph's inputs of it is part of the
+time. The peer is asked with a one-row frame made before. Both sides have to agree on what they score.
 """
 
 import statistics
@@ -25,6 +26,8 @@ from benchmarks.report import Row, less, more
 from ml_core.flow.package import as_feed
 from ml_core.pipeline import PipelineModel
 from ml_core.project import PipelineSettings
+from serving.packing import open_session, packed_graph
+from serving.rows import RowReader
 
 _TRAINED, _ASKED, _BATCH, _REPEATS = 20_000, 500, 1_000, 3
 _LOGISTIC: Final[dict[str, Any]] = {"max_iter": 1000, "tol": 1e-6}
@@ -54,31 +57,33 @@ def _one_row(known: pa.Table, asked: pa.Table) -> list[Row]:
     dicts = asked.select(list(SCHEMA)).to_pylist()
     frames = [pd.DataFrame([row]) for row in dicts]
     theirs = _fitted(OneHotEncoder(handle_unknown="ignore"), known)
-    (copied, same), (own, _) = (_scorer(stages, known) for stages in (_SEED, _OWN_SEED))
+    copied, same = _scorers(_SEED, known)
+    own, _ = _scorers(_OWN_SEED, known)
     apart = np.abs(same.predict(asked) - theirs.predict_proba(asked.to_pandas())[:, 1]).max()
     if apart > 1e-3:
         raise SystemExit(f"expected both seed pipelines to agree, found them {apart} apart")
-    parts_us, own_us, peer_us = (
-        1e6 * seconds for seconds in _per_item([(copied, dicts), (own, dicts), (theirs.predict_proba, frames)])
-    )
+    *ours, peer = _per_item([*((score, dicts) for score in (*own, *copied)), (theirs.predict_proba, frames)])
+    names = [f"{name}, one raw row through the graph as {form}: p50"
+             for name in ("seed pipeline", "seed pipeline of scikit-learn's parts")
+             for form in ("served", "exported")]  # fmt: skip
     return [
-        less("seed pipeline, one raw row through the graph: p50", own_us, peer_us, "us", at_least=200),
-        less("the same of scikit-learn's parts: p50", parts_us, peer_us, "us", at_least=200),
+        less(name, 1e6 * seconds, 1e6 * peer, "us", at_least=200) for name, seconds in zip(names, ours, strict=True)
     ]
 
 
-def _scorer(
+def _scorers(
     stages: Sequence[Mapping[str, Any]], known: pa.Table
-) -> tuple[Callable[[dict[str, Any]], Any], PipelineModel]:
-    """Return what scores a raw row through the graph of a seed pipeline, and the model."""
+) -> tuple[tuple[Callable[[dict[str, Any]], Any], ...], PipelineModel]:
+    """Return what scores a raw row through the graph of a seed pipeline, as served and as exported, and the model."""
     estimator = {"name": "sklearn.linear_model.LogisticRegression", **_LOGISTIC}
     model = PipelineModel.build(PipelineSettings(stages=tuple(stages), estimator=estimator), SCHEMA)
-    session = _session(model.fit(known, known.column("late").to_numpy()))
+    exported = _session(model.fit(known, known.column("late").to_numpy()).to_onnx())
+    served, reader = open_session(packed_graph(model.to_onnx(), model.signature)), RowReader(model.signature)
 
-    def score(row: dict[str, Any]) -> Any:
-        return session.run(["score"], as_feed({name: [value] for name, value in row.items()}, model.signature))[0]
+    def by_column(row: dict[str, Any]) -> Any:
+        return exported.run(["score"], as_feed({name: [value] for name, value in row.items()}, model.signature))[0]
 
-    return score, model
+    return (lambda row: served.run(["score"], reader.records((row,)))[0], by_column), model
 
 
 def _fitted(strings: Any, known: pa.Table) -> Any:
@@ -92,7 +97,7 @@ def _batches(known: pa.Table, asked: pa.Table) -> Row:
     """Compare batches of raw columns that are ready as arrays; the peer has FeatureHasher and frames."""
     model = PipelineModel.build(PipelineSettings(stages=_HASHED, estimator={"name": "FTRLClassifier"}), SCHEMA)
     model.learn(known, known.column("late").to_numpy())
-    session = _session(model)
+    session = _session(model.to_onnx())
     parts = [asked.slice(start, _BATCH) for start in range(0, asked.num_rows, _BATCH)]
     fed = [as_feed({name: part.column(name).to_pylist() for name in SCHEMA}, SCHEMA) for part in parts]
     theirs = _fitted(make_pipeline(FunctionTransformer(_named), _HASHER), known)
@@ -107,10 +112,10 @@ def _named(frame: Any) -> list[list[str]]:
     return [[f"{name}={value}" for name, value in zip(STRINGS, row, strict=True)] for row in frame.to_numpy()]
 
 
-def _session(model: PipelineModel) -> onnxruntime.InferenceSession:
+def _session(graph: bytes) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    return onnxruntime.InferenceSession(model.to_onnx(), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
 def _per_item(sides: Sequence[tuple[Callable[[Any], Any], Sequence[Any]]]) -> list[float]:

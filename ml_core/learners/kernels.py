@@ -7,7 +7,7 @@ row, and sums run in the order of a row's entries, the intercept last.
 What a coordinate remembers is a *cell* of `STATE_WIDTH[rule]` neighbouring numbers, its weight first, so that scoring
 reads one number whatever the rule. Under ``ftrl`` a cell is (w, z, n, root of n): the first and the last follow from
 the others, and keeping them leaves one root and one division per entry. A row is learned from the cells as they were
-when it was scored; the copy that is kept for this is also how a second entry in the same cell is noticed.
+when it was scored: their w and n are noted then, which is also how a second entry in the same cell is noticed.
 """
 
 import numpy as np
@@ -108,68 +108,37 @@ def _longest(indptr):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _room(indptr):  # type: ignore[no-untyped-def]
-    """Return arrays for the cells of one row, as they were (w, z, n, root) and as they become, and its gradients.
-
-    One array each, not one of two dimensions: so the compiler can tell that they do not overlap.
-    """
-    size = _longest(indptr)
-    was = np.empty(size), np.empty(size), np.empty(size), np.empty(size)
-    return was, (np.empty(size), np.empty(size), np.empty(size), np.empty(size)), np.empty(size)
-
-
-@inlined
-def _weigh_ftrl(cells, slots, x, last, was):  # type: ignore[no-untyped-def]
-    """Copy a row's single-output FTRL cells, the intercept's at `last`; return the margin."""
-    w, z, n, root = was
+def _weigh_ftrl(cells, slots, x, last, w, n):  # type: ignore[no-untyped-def]  # noqa: PLR0917 - a kernel
+    """Note weight and squared sum of a row's single-output FTRL cells, the intercept's at `last`; return the margin."""
     margin = 0.0
     for j in range(x.size):
         at = np.uint64(slots[j]) << _2
-        margin += cells[at] * x[j]
-        w[j], z[j], n[j], root[j] = cells[at], cells[at + _1], cells[at + _2], cells[at + _3]
-    j = x.size
-    w[j], z[j], n[j], root[j] = cells[last], cells[last + _1], cells[last + _2], cells[last + _3]
+        w[j], n[j] = cells[at], cells[at + _2]
+        margin += w[j] * x[j]
+    w[x.size], n[x.size] = cells[last], cells[last + _2]
     return margin + cells[last]
 
 
 @inlined
-def _follow_row(cells, slots, x, last, room, slope, rates):  # type: ignore[no-untyped-def]  # noqa: PLR0917 - a kernel
-    """Learn a row `_weigh_ftrl` has read, where the loss changes by `slope` with the margin.
-
-    All entries first move from where the row was scored, in one loop without branches that becomes vector
-    instructions; each is what `_follow` makes of a cell that no earlier entry of the row has moved.
-    """
-    (w, z, n, root), (new_w, new_z, new_n, new_root), g = room
+def _follow_row(cells, slots, x, last, w, n, slope, rates):  # type: ignore[no-untyped-def]  # noqa: PLR0917 - a kernel
+    """Learn a row `_weigh_ftrl` has read, where the loss changes by `slope` with the margin."""
     for j in range(x.size):
-        g[j] = slope * x[j]
-    g[x.size] = slope
-    for j in range(x.size + 1):
-        grown = n[j] + g[j] * g[j]
-        after = np.sqrt(grown)
-        there = z[j] + (g[j] - (after - root[j]) * (1.0 / rates[0]) * w[j])
-        new_w[j], new_z[j], new_n[j], new_root[j] = _weight(there, after, rates), there, grown, after
-    for j in range(x.size):
-        at = np.uint64(slots[j]) << _2
-        if cells[at + _1] == z[j] and cells[at + _2] == n[j]:
-            cells[at], cells[at + _1], cells[at + _2], cells[at + _3] = new_w[j], new_z[j], new_n[j], new_root[j]
-        else:
-            _follow(cells, at, w[j], n[j], g[j], rates)
-    j = x.size
-    cells[last], cells[last + _1], cells[last + _2], cells[last + _3] = new_w[j], new_z[j], new_n[j], new_root[j]
+        _follow(cells, np.uint64(slots[j]) << _2, w[j], n[j], slope * x[j], rates)
+    _follow(cells, last, w[x.size], n[x.size], slope, rates)
 
 
 @kernel
 def learn_ftrl(indptr, indices, values, targets, row_weights, memory, rates, link, scores):  # type: ignore[no-untyped-def]  # noqa: PLR0913, PLR0917 - a kernel takes arrays
     """`learn_linear` for the rule ``ftrl`` and one output, with nothing in its way."""
-    room = _room(indptr)
+    w, n = np.empty(_longest(indptr)), np.empty(_longest(indptr))
     cells, last = memory.reshape(-1), np.uint64(memory.shape[0] - 1) << _2
     for row in range(targets.size):
         slots, x = indices[indptr[row] : indptr[row + 1]], values[indptr[row] : indptr[row + 1]]
-        margin = _weigh_ftrl(cells, slots, x, last, room[0])
+        margin = _weigh_ftrl(cells, slots, x, last, w, n)
         scores[row, 0] = _sigmoid(margin) if link == _LOGISTIC else margin
         if row_weights[row] != 0.0:
             slope = (scores[row, 0] - targets[row]) * row_weights[row]
-            _follow_row(cells, slots, x, last, room, slope, rates)
+            _follow_row(cells, slots, x, last, w, n, slope, rates)
 
 
 @kernel
@@ -262,16 +231,16 @@ def _sums(slots, x, factors, sums):  # type: ignore[no-untyped-def]
 @kernel
 def learn_machine(indptr, indices, values, targets, row_weights, memory, factors, rates, factor_rates, seed, scores):  # type: ignore[no-untyped-def]  # noqa: PLR0913, PLR0917 - a kernel takes arrays
     """Score each row into `scores`, (n_rows,), then learn it; see `FMState` for the arrays."""
-    room, sums = _room(indptr), np.empty(factors.shape[1])
+    w, n, sums = np.empty(_longest(indptr)), np.empty(_longest(indptr)), np.empty(factors.shape[1])
     cells, last = memory.reshape(-1), np.uint64(memory.shape[0] - 1) << _2
     for row in range(targets.size):
         slots, x = indices[indptr[row] : indptr[row + 1]], values[indptr[row] : indptr[row + 1]]
-        margin = _weigh_ftrl(cells, slots, x, last, room[0])
+        margin = _weigh_ftrl(cells, slots, x, last, w, n)
         scores[row] = _sigmoid(margin + _sums(slots, x, factors, sums))
         if row_weights[row] == 0.0:
             continue
         slope = (scores[row] - targets[row]) * row_weights[row]
-        _follow_row(cells, slots, x, last, room, slope, rates)
+        _follow_row(cells, slots, x, last, w, n, slope, rates)
         _learn_factors(slots, x, slope, factors, factor_rates, seed, sums)
 
 

@@ -94,7 +94,9 @@ def test_aliases_and_numbers_are_addresses_too(flow: Flow, mlflow_server: str) -
 
 
 @pytest.mark.filterwarnings("ignore:.*Any type hint:UserWarning")  # MLflow's own, when it is imported
-def test_mlflows_own_client_and_scorer_get_the_sidecars_scores(flow: Flow, mlflow_server: str, sidecar: Any) -> None:
+def test_mlflows_own_client_and_scorer_get_the_sidecars_scores(
+    flow: Flow, mlflow_server: str, sidecar: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whoever changes from `mlflow models serve` changes an address and nothing else."""
     import mlflow
     import pandas as pd
@@ -110,6 +112,6 @@ def test_mlflows_own_client_and_scorer_get_the_sidecars_scores(flow: Flow, mlflo
         {"delay": "float64"}
     )
     served = client.invoke(rows).get_predictions()[0].to_list()
-    mlflow.set_tracking_uri(mlflow_server)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server)  # `set_tracking_uri` would leave it to later tests
     loaded = mlflow.pyfunc.load_model(f"models:/{flow.name}/{version}", dst_path=str(flow._folder))
     assert served == pytest.approx(loaded.predict(rows.astype({"hour": "float64"})).tolist(), abs=1e-6)
