@@ -32,6 +32,53 @@ def _widen(numbers, out):  # type: ignore[no-untyped-def]
 Rows: TypeAlias = pa.Table | pa.RecordBatch
 
 
+@dataclass(frozen=True, eq=False)
+class Words:
+    """The strings of a dictionary, distinct and a missing one as "".
+
+    Parameters
+    ----------
+    source : pyarrow.Array
+        As it came; held, so that no other dictionary can come to lie where it does.
+    array : pyarrow.LargeStringArray
+    moved : pyarrow.Array or None
+        For each string of the source its place in `array`; None where it is the same.
+    """
+
+    source: Any
+    array: Any
+    moved: Any = None
+
+    @classmethod
+    def of(cls, source: Any) -> "Words":
+        """Read a dictionary, whose strings are distinct but for null and ""."""
+        array = source.cast(pa.large_string())
+        if not array.null_count:
+            return cls(source, array)
+        merged = pc.fill_null(array, "").dictionary_encode()
+        return cls(source, merged.dictionary, merged.indices if len(merged.dictionary) < len(array) else None)
+
+    def are_of(self, source: Any) -> bool:
+        """Say whether these are the strings of a dictionary, by where it lies: batches of one table share theirs."""
+        return (
+            len(self.source) == len(source)
+            and self.source.type == source.type
+            and self.source.offset == source.offset
+            and [part and part.address for part in self.source.buffers()]
+            == [part and part.address for part in source.buffers()]
+        )
+
+    @cached_property
+    def hashes(self) -> NDArray[np.int64]:
+        """The 32-bit hash of each string."""
+        return hash_strings(self.array)
+
+    @cached_property
+    def empty(self) -> int:
+        """The place of ""; -1 where it is none of them."""
+        return int(pc.index(self.array, "").as_py())
+
+
 @dataclass(frozen=True)
 class Text:
     """A column of strings; each of its forms is made when first asked for.
@@ -40,15 +87,18 @@ class Text:
     ----------
     array : pyarrow.LargeStringArray or DictionaryArray of them
         Without nulls.
+    words : Words, optional
+        Those of the dictionary.
     """
 
     array: Any
+    words: Words | None = None
 
     @cached_property
     def hashed(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         """The 32-bit hashes of strings, and for each row the position of its own: once per word of a dictionary."""
-        if isinstance(self.array, pa.DictionaryArray):
-            return hash_strings(self.array.dictionary), self.codes
+        if self.words is not None:
+            return self.words.hashes, self.codes
         return hash_strings(self.array), np.arange(len(self.array), dtype=np.int32)
 
     @property
@@ -76,8 +126,13 @@ Columns = dict[str, Any]
 """A column's `Text`, or its float64 numbers of shape (n_rows,); a stage may replace what later stages see."""
 
 
-def read_columns(rows: Rows, signature: Mapping[str, str]) -> Columns:
+def read_columns(rows: Rows, signature: Mapping[str, str], known: dict[str, Words] | None = None) -> Columns:
     """Read and check the columns of `signature`.
+
+    Parameters
+    ----------
+    known : dict of str to Words, optional
+        The last dictionary of each column, taken again where this batch has the same, and kept for the next batch.
 
     Raises
     ------
@@ -85,6 +140,7 @@ def read_columns(rows: Rows, signature: Mapping[str, str]) -> Columns:
         A column is missing or of the wrong type, or a number is infinite.
     """
     columns: Columns = {}
+    known = {} if known is None else known
     names = rows.schema.names
     for name, kind in signature.items():
         if names.count(name) != 1:
@@ -92,11 +148,11 @@ def read_columns(rows: Rows, signature: Mapping[str, str]) -> Columns:
             raise InputError(f"expected one column {name!r} ({kind}), found {found}")
         column = rows.column(names.index(name))
         array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-        columns[name] = _text(name, array) if kind == "string" else _numbers(name, array)
+        columns[name] = _text(name, array, known) if kind == "string" else _numbers(name, array)
     return columns
 
 
-def _text(name: str, array: Any) -> Text:
+def _text(name: str, array: Any, known: dict[str, Words]) -> Text:
     if isinstance(array, pa.ChunkedArray):
         array = pa.concat_arrays(array.chunks)
     plain = array.type.value_type if pa.types.is_dictionary(array.type) else array.type
@@ -106,25 +162,23 @@ def _text(name: str, array: Any) -> Text:
     if not (pa.types.is_string(plain) or pa.types.is_large_string(plain) or pa.types.is_string_view(plain)):
         raise InputError(f"expected strings in column {name!r}, found {array.type}")
     if pa.types.is_dictionary(array.type):
-        return Text(_without_nulls(array))
+        words = known.get(name)
+        if words is None or not words.are_of(array.dictionary):
+            words = known[name] = Words.of(array.dictionary)
+        return _coded(array.indices, words)
     strings = array.cast(pa.large_string())
     return Text(pc.fill_null(strings, "") if strings.null_count else strings)
 
 
-def _without_nulls(array: pa.DictionaryArray) -> pa.DictionaryArray:
-    """Return a dictionary array of distinct strings, in which a missing one is "" too."""
-    words, places = array.dictionary.cast(pa.large_string()), array.indices
-    if words.null_count:
-        merged = pc.fill_null(words, "").dictionary_encode()
-        if len(merged.dictionary) < len(words):  # it held "" as well
-            places = merged.indices.take(places)
-        words = merged.dictionary
+def _coded(places: Any, words: Words) -> Text:
+    """Return strings by their places in a dictionary; where that is null, "" is meant."""
+    if words.moved is not None:
+        places = words.moved.take(places)
     if places.null_count:
-        empty = pc.index(words, "").as_py()
-        if empty < 0:
-            empty, words = len(words), pa.concat_arrays([words, pa.array([""], words.type)])
-        places = pc.fill_null(places.cast(pa.int64()), empty)
-    return pa.DictionaryArray.from_arrays(places, words)
+        if words.empty < 0:
+            words = Words(words.source, pa.concat_arrays([words.array, pa.array([""], words.array.type)]))
+        places = pc.fill_null(places.cast(pa.int64()), words.empty)
+    return Text(pa.DictionaryArray.from_arrays(places, words.array), words)
 
 
 def _numbers(name: str, array: Any) -> NDArray[np.float64]:

@@ -18,7 +18,7 @@ from scipy import sparse
 
 from ml_core.errors import InputError, ProjectError, StateError
 from ml_core.learners.linear import Csr
-from ml_core.pipeline.columns import Columns, Rows, read_columns
+from ml_core.pipeline.columns import Columns, Rows, Words, read_columns
 from ml_core.pipeline.estimator import build_head
 from ml_core.pipeline.graph import GraphWriter
 from ml_core.pipeline.rehearsal import rehearse
@@ -58,6 +58,7 @@ class PipelineModel:
         used = {name for stage in self.stages for name in stage.inputs}
         self.settings = settings
         self.signature = {name: kind for name, kind in schema.items() if name in used}
+        self._words: dict[str, Words] = {}
         self.n_trained = 0
         self.foreign = [stage for stage in self.stages if isinstance(stage, Foreign)]
         for stage in self.stages:
@@ -287,7 +288,7 @@ class PipelineModel:
     def _read(self, rows: Rows, labels: ArrayLike) -> tuple[Columns, NDArray[np.float64]]:
         """Check a batch and read its columns; changes nothing, so it may run ahead of learning."""
         targets = self._targets(labels, rows.num_rows)
-        return read_columns(rows, self.signature), targets
+        return read_columns(rows, self.signature, self._words), targets
 
     def _learn(
         self, columns: Columns, targets: NDArray[np.float64], laid: Entries | None = None
