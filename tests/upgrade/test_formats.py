@@ -143,7 +143,7 @@ def test_a_later_record_on_a_model_topic_is_refused(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(topic, "FORMAT", 0)
     reader = topic.ModelReader()
     assert reader.read(base64.b64decode(record["value"]), headers) is None
-    assert "expected format 0, found 1; bring this predictor up to date" in (reader.problem or "")
+    assert "expected format 0, found 2; bring this predictor up to date" in (reader.problem or "")
 
 
 def restored(state: Path) -> Project:
