@@ -14,6 +14,7 @@ instant  ISO 8601 with its zone, ``2024-05-01T12:00:00Z``
 ======== ========================================================================
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -37,6 +38,8 @@ _TYPES: Final[Mapping[ColumnKind, tuple[pa.DataType, set[type]]]] = {
     "boolean": (pa.bool_(), {bool, type(None)}),
     "instant": (INSTANT, {str, type(None)}),
 }
+_UNFIT: Final = (pa.ArrowException, TypeError, ValueError, OverflowError)
+_INSTANT: Final = re.compile(r"\d{4}-\d\d-\d\d")
 _ARROW: Final = b"\xff\xff\xff\xff"
 _FLOAT32_MAX: Final = float(np.finfo(np.float32).max)
 _TOLD: Final = 200
@@ -181,12 +184,29 @@ def _column(values: list[Any], kind: ColumnKind) -> tuple[pa.Array, list[int]]:
     """Return the values as a column, and the rows whose value does not fit, which are null in it."""
     try:
         return _converted(values, kind), []
-    except (pa.ArrowException, TypeError, ValueError, OverflowError):
+    except _UNFIT:
+        pass
+    # what looks odd is put side by side at the end, where a search by halves soon finds it
+    allowed, instants = _TYPES[kind][1], kind == "instant"
+    odd = [
+        row
+        for row, value in enumerate(values)
+        if type(value) not in allowed or (instants and value is not None and not _INSTANT.match(value))
+    ]
+    order = np.append(np.delete(np.arange(len(values)), odd), odd).astype(np.int64)
+    array, unfit = _searched([values[row] for row in order.tolist()], kind)
+    return array.take(pa.array(np.argsort(order))), order[unfit].tolist()
+
+
+def _searched(values: list[Any], kind: ColumnKind) -> tuple[pa.Array, list[int]]:
+    """Do as `_column` does by halves, so that those around a value that does not fit still go through as columns."""
+    try:
+        return _converted(values, kind), []
+    except _UNFIT:
         if len(values) == 1:
             return pa.nulls(1, _TYPES[kind][0]), [0]
-        # a few among many: halves are searched, so that those around them still go through as columns
         half = len(values) // 2
-        (left, unfit), (right, more) = _column(values[:half], kind), _column(values[half:], kind)
+        (left, unfit), (right, more) = _searched(values[:half], kind), _searched(values[half:], kind)
         return pa.concat_arrays([left, right]), [*unfit, *(half + row for row in more)]
 
 
