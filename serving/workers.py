@@ -5,7 +5,6 @@ parent keeps every socket open: connections that wait for a worker that has died
 place, and nobody is refused. TERM and INT are passed on; the parent ends with code 0 when all workers have drained.
 """
 
-import gc
 import logging
 import os
 import signal
@@ -54,8 +53,6 @@ class Workers:
 
     def run(self) -> int:
         """Run until told to stop; return 0 when every worker that was told to stop drained in time."""
-        gc.collect()
-        gc.freeze()  # what is loaded by now stays shared with the workers
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
         signal.signal(signal.SIGALRM, self._kill)
