@@ -5,13 +5,14 @@ there, and some that were 0 appear, told by the gaps between their places. Those
 and so often one value: each distinct value is written once, and then the numbers of those that come again.
 """
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 BLOCKS: Final = 5
+_PLACE: Final = np.dtype(np.uint32)
 
 
 def difference(base: NDArray[Any], array: NDArray[Any]) -> tuple[int, list[bytes]]:
@@ -27,46 +28,47 @@ def difference(base: NDArray[Any], array: NDArray[Any]) -> tuple[int, list[bytes
     moved = new[there] != old[there]
     appeared = np.flatnonzero((new != 0) & (old == 0))
     values = new[np.concatenate([there[moved], appeared])]
-    distinct, where, inverse = np.unique(values, return_index=True, return_inverse=True)
+    _, where, inverse = np.unique(values, return_index=True, return_inverse=True)
     first = np.zeros(values.size, bool)
     first[where] = True
-    number = np.empty(distinct.size, np.uint32)
-    number[np.argsort(where)] = np.arange(distinct.size, dtype=np.uint32)
+    number = np.cumsum(first) - 1
     return values.size, [
         np.packbits(moved).tobytes(),
         _regrouped(np.diff(appeared, prepend=0).astype(np.uint32)),
         _regrouped(values[first]),
         np.packbits(first).tobytes(),
-        _regrouped(number[inverse[~first]]),
+        _regrouped(number[where[inverse[~first]]].astype(np.uint32)),
     ]
 
 
-def apply(base: NDArray[Any], count: int, blocks: Iterator[bytes]) -> None:
-    """Change `base` in place as the next `BLOCKS` blocks say; `count` entries are changed.
+def apply(base: NDArray[Any], count: int, blocks: Sequence[bytes]) -> None:
+    """Change `base` in place as `BLOCKS` blocks say; `count` entries are changed.
 
     Raises
     ------
     IndexError, ValueError
-        The blocks do not fit one another, or `base`.
+        The blocks do not fit one another, or `base`, which is unchanged.
     """
+    moved_flags, gaps, values, first_flags, numbers = blocks
     bits = _bits(base)
     there = np.flatnonzero(bits)
-    moved = there[_flags(next(blocks), there.size)]
-    appeared = np.cumsum(_back(next(blocks), np.dtype(np.uint32)), dtype=np.int64)
-    distinct = _back(next(blocks), bits.dtype)
-    first = _flags(next(blocks), count)
-    if distinct.size != np.count_nonzero(first):
-        raise ValueError(f"expected {np.count_nonzero(first)} distinct values, found {distinct.size}")
+    moved = there[_flags(moved_flags, there.size)]
+    appeared = np.cumsum(_back(gaps, _PLACE, count - moved.size), dtype=np.int64)
+    first = _flags(first_flags, count)
     number = np.cumsum(first) - 1
-    number[~first] = _back(next(blocks), np.dtype(np.uint32))
-    bits[np.concatenate([moved, appeared])] = distinct[number]
+    distinct = _back(values, bits.dtype, int(np.count_nonzero(first)))
+    number[~first] = _back(numbers, _PLACE, count - distinct.size)
+    places = np.concatenate([moved, appeared])
+    if (np.diff(appeared) == 0).any() or bits[appeared].any():
+        raise ValueError("expected entries that were 0 to appear, each once")
+    bits[places] = distinct[number]
 
 
-def apply_format_1(base: NDArray[Any], blocks: Iterator[bytes]) -> None:
-    """Change `base` in place as the next two blocks say: gaps between the places of what changed, and its values."""
+def apply_format_1(base: NDArray[Any], count: int, blocks: Sequence[bytes]) -> None:
+    """Change `base` in place as two blocks say: gaps between the places of what changed, and its values."""
+    gaps, values = blocks
     bits = _bits(base)
-    gaps = _back(next(blocks), np.dtype(np.uint32))
-    bits[np.cumsum(gaps, dtype=np.int64)] = _back(next(blocks), bits.dtype)
+    bits[np.cumsum(_back(gaps, _PLACE, count), dtype=np.int64)] = _back(values, bits.dtype, count)
 
 
 def _bits(array: NDArray[Any]) -> NDArray[Any]:
@@ -84,6 +86,8 @@ def _regrouped(array: NDArray[Any]) -> bytes:
     return np.ascontiguousarray(array.view(np.uint8).reshape(-1, array.itemsize).T).tobytes()
 
 
-def _back(block: bytes, dtype: np.dtype[Any]) -> NDArray[Any]:
-    grouped = np.frombuffer(block, np.uint8).reshape(dtype.itemsize, -1)
+def _back(block: bytes, dtype: np.dtype[Any], count: int) -> NDArray[Any]:
+    if len(block) != count * dtype.itemsize:
+        raise ValueError(f"expected {count} numbers of {dtype.itemsize} bytes, found {len(block)} bytes")
+    grouped = np.frombuffer(block, np.uint8).reshape(dtype.itemsize, count)
     return np.ascontiguousarray(grouped.T).reshape(-1).view(dtype)

@@ -17,6 +17,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from ml_core.errors import PackageError
-from ml_core.flow.changes import apply, apply_format_1, difference
+from ml_core.flow.changes import BLOCKS, apply, apply_format_1, difference
 
 FORMAT = 2
 CHUNK_BYTES = 512 * 1024
@@ -230,7 +231,16 @@ class ModelReader:
                 self._lost(f"publication {sequence} continues one that was not read")
                 return None
             model = content.applied(sequence, None if whole else self.current)
-        except (PackageError, KeyError, ValueError, TypeError, IndexError, OverflowError) as error:
+        except (
+            PackageError,
+            KeyError,
+            ValueError,
+            TypeError,
+            IndexError,
+            AttributeError,
+            OverflowError,
+            MemoryError,
+        ) as error:
             self._lost(f"publication {sequence} cannot be read: {error}")
             return None
         self.recoveries += self.problem is not None
@@ -254,7 +264,7 @@ class _Content:
         if self.header["sequence"] != sequence:
             raise PackageError(f"expected publication {sequence}, found {self.header['sequence']}")
         blocks = iter(self.blocks)
-        skeleton = next(blocks) if before is None else before.skeleton
+        skeleton = next(blocks, b"") if before is None else before.skeleton
         parameters: Parameters = {} if before is None else dict(before.parameters)
         described = self.header["described"] if before is None else {**before.described, **self.header["described"]}
         for entry in self.header["parameters"]:
@@ -263,10 +273,12 @@ class _Content:
             if base.shape != shape or base.dtype != dtype:
                 raise PackageError(f"parameter {name!r}: expected {base.dtype}{base.shape}, found {dtype}{shape}")
             if self.header["format"] == 1:
-                apply_format_1(base, blocks)
+                apply_format_1(base, entry["count"], [*islice(blocks, 2)])
             else:
-                apply(base, entry["count"], blocks)
+                apply(base, entry["count"], [*islice(blocks, BLOCKS)])
             parameters[name] = base
+        if next(blocks, None) is not None:
+            raise PackageError("it holds more blocks than its header tells of")
         return StreamedModel(
             sequence, skeleton, parameters, described, self.header["golden_scores"], self.header["digest"]
         )

@@ -7,7 +7,7 @@ row, and sums run in the order of a row's entries, the intercept last.
 What a coordinate remembers is a *cell* of `STATE_WIDTH[rule]` neighbouring numbers, its weight first, so that scoring
 reads one number whatever the rule. Under ``ftrl`` a cell is (w, z, n, root of n): the first and the last follow from
 the others, and keeping them leaves one root and one division per entry. A row is learned from the cells as they were
-when it was scored: their w and n are noted then, which is also how a second entry in the same cell is noticed.
+when it was scored: their w and n are kept for this, and n is also how a second entry in the same cell is noticed.
 """
 
 import numpy as np
@@ -130,7 +130,8 @@ def _follow_row(cells, slots, x, last, w, n, slope, rates):  # type: ignore[no-u
 @kernel
 def learn_ftrl(indptr, indices, values, targets, row_weights, memory, rates, link, scores):  # type: ignore[no-untyped-def]  # noqa: PLR0913, PLR0917 - a kernel takes arrays
     """`learn_linear` for the rule ``ftrl`` and one output, with nothing in its way."""
-    w, n = np.empty(_longest(indptr)), np.empty(_longest(indptr))
+    longest = _longest(indptr)
+    w, n = np.empty(longest), np.empty(longest)
     cells, last = memory.reshape(-1), np.uint64(memory.shape[0] - 1) << _2
     for row in range(targets.size):
         slots, x = indices[indptr[row] : indptr[row + 1]], values[indptr[row] : indptr[row + 1]]
@@ -231,7 +232,8 @@ def _sums(slots, x, factors, sums):  # type: ignore[no-untyped-def]
 @kernel
 def learn_machine(indptr, indices, values, targets, row_weights, memory, factors, rates, factor_rates, seed, scores):  # type: ignore[no-untyped-def]  # noqa: PLR0913, PLR0917 - a kernel takes arrays
     """Score each row into `scores`, (n_rows,), then learn it; see `FMState` for the arrays."""
-    w, n, sums = np.empty(_longest(indptr)), np.empty(_longest(indptr)), np.empty(factors.shape[1])
+    longest = _longest(indptr)
+    w, n, sums = np.empty(longest), np.empty(longest), np.empty(factors.shape[1])
     cells, last = memory.reshape(-1), np.uint64(memory.shape[0] - 1) << _2
     for row in range(targets.size):
         slots, x = indices[indptr[row] : indptr[row + 1]], values[indptr[row] : indptr[row + 1]]

@@ -60,13 +60,7 @@ class Words:
 
     def are_of(self, source: Any) -> bool:
         """Say whether these are the strings of a dictionary, by where it lies: batches of one table share theirs."""
-        return (
-            len(self.source) == len(source)
-            and self.source.type == source.type
-            and self.source.offset == source.offset
-            and [part and part.address for part in self.source.buffers()]
-            == [part and part.address for part in source.buffers()]
-        )
+        return _lies(self.source) == _lies(source)
 
     @cached_property
     def hashes(self) -> NDArray[np.int64]:
@@ -74,9 +68,12 @@ class Words:
         return hash_strings(self.array)
 
     @cached_property
-    def empty(self) -> int:
-        """The place of ""; -1 where it is none of them."""
-        return int(pc.index(self.array, "").as_py())
+    def with_empty(self) -> tuple["Words", int]:
+        """The same strings and "" at the end, unless it is one of them; and the place of ""."""
+        place = int(pc.index(self.array, "").as_py())
+        if place >= 0:
+            return self, place
+        return Words(self.source, pa.concat_arrays([self.array, pa.array([""], self.array.type)])), len(self.array)
 
 
 @dataclass(frozen=True)
@@ -88,7 +85,7 @@ class Text:
     array : pyarrow.LargeStringArray or DictionaryArray of them
         Without nulls.
     words : Words, optional
-        Those of the dictionary.
+        Those of the dictionary; has to be given with one.
     """
 
     array: Any
@@ -175,10 +172,14 @@ def _coded(places: Any, words: Words) -> Text:
     if words.moved is not None:
         places = words.moved.take(places)
     if places.null_count:
-        if words.empty < 0:
-            words = Words(words.source, pa.concat_arrays([words.array, pa.array([""], words.array.type)]))
-        places = pc.fill_null(places.cast(pa.int64()), words.empty)
+        words, empty = words.with_empty
+        places = pc.fill_null(places.cast(pa.int64()), empty)
     return Text(pa.DictionaryArray.from_arrays(places, words.array), words)
+
+
+def _lies(array: Any) -> tuple[Any, ...]:
+    """Return what tells one array from another without looking at its values, while both are held."""
+    return array.type, len(array), array.offset, [part.address if part else None for part in array.buffers()]
 
 
 def _numbers(name: str, array: Any) -> NDArray[np.float64]:

@@ -58,7 +58,6 @@ class PipelineModel:
         used = {name for stage in self.stages for name in stage.inputs}
         self.settings = settings
         self.signature = {name: kind for name, kind in schema.items() if name in used}
-        self._words: dict[str, Words] = {}
         self.n_trained = 0
         self.foreign = [stage for stage in self.stages if isinstance(stage, Foreign)]
         for stage in self.stages:
@@ -200,12 +199,13 @@ class PipelineModel:
         """
         source = iter(batches)
         done: list[Entries] = []
+        known: dict[str, Words] = {}
 
         def read() -> tuple[Columns, NDArray[np.float64], Entries | None] | None:
             batch = next(source, None)
             if batch is None:
                 return None
-            columns, targets = self._read(batch, batch.column(label).to_numpy(zero_copy_only=False))
+            columns, targets = self._read(batch, batch.column(label).to_numpy(zero_copy_only=False), known)
             return columns, targets, None if self.foreign else self._laid(columns, targets.size, done)
 
         with ThreadPoolExecutor(1, thread_name_prefix="read-batches") as pool:
@@ -285,10 +285,12 @@ class PipelineModel:
         """Return a sha256 over the whole state: equal exactly when two models are the same, bit for bit."""
         return digest_of(self._description(), self._arrays())
 
-    def _read(self, rows: Rows, labels: ArrayLike) -> tuple[Columns, NDArray[np.float64]]:
+    def _read(
+        self, rows: Rows, labels: ArrayLike, known: dict[str, Words] | None = None
+    ) -> tuple[Columns, NDArray[np.float64]]:
         """Check a batch and read its columns; changes nothing, so it may run ahead of learning."""
         targets = self._targets(labels, rows.num_rows)
-        return read_columns(rows, self.signature, self._words), targets
+        return read_columns(rows, self.signature, known), targets
 
     def _learn(
         self, columns: Columns, targets: NDArray[np.float64], laid: Entries | None = None

@@ -186,7 +186,7 @@ def _column(values: list[Any], kind: ColumnKind) -> tuple[pa.Array, list[int]]:
         return _converted(values, kind), []
     except _UNFIT:
         pass
-    # what looks odd is put side by side at the end, where a search by halves soon finds it
+    # a few among many: what looks odd is searched by itself, so that the others still go through as a column
     allowed, instants = _TYPES[kind][1], kind == "instant"
     odd = [
         row
@@ -194,12 +194,14 @@ def _column(values: list[Any], kind: ColumnKind) -> tuple[pa.Array, list[int]]:
         if type(value) not in allowed or (instants and value is not None and not _INSTANT.match(value))
     ]
     order = np.append(np.delete(np.arange(len(values)), odd), odd).astype(np.int64)
-    array, unfit = _searched([values[row] for row in order.tolist()], kind)
-    return array.take(pa.array(np.argsort(order))), order[unfit].tolist()
+    moved, usual = [values[row] for row in order.tolist()], len(values) - len(odd)
+    (array, unfit), (rest, more) = _searched(moved[:usual], kind), _searched(moved[usual:], kind)
+    joined = pa.concat_arrays([array, rest]).take(pa.array(np.argsort(order)))
+    return joined, order[[*unfit, *(usual + place for place in more)]].tolist()
 
 
 def _searched(values: list[Any], kind: ColumnKind) -> tuple[pa.Array, list[int]]:
-    """Do as `_column` does by halves, so that those around a value that does not fit still go through as columns."""
+    """Do as `_column` does, by halves."""
     try:
         return _converted(values, kind), []
     except _UNFIT:

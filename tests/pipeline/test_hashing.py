@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.utils import murmurhash3_32
 
-from ml_core.pipeline.columns import read_columns
+from ml_core.pipeline.columns import Words, read_columns
 from ml_core.pipeline.hashing import hash_bytes, hash_strings, mix_of
 
 
@@ -49,3 +49,19 @@ def test_nothing_overflows_in_the_mix_of_a_cross():
     """The graph computes it in 64-bit integers as well; both would wrap, and Mod differs on negative numbers."""
     factors, salt = mix_of("a", "b")
     assert sum(factor * (2**32 - 1) for factor in factors) + salt < 2**63
+
+
+def test_a_dictionary_that_batches_share_is_read_once_and_another_one_anew() -> None:
+    words = pa.array([None, "", "x", "y"])
+    shared = pa.DictionaryArray.from_arrays(pa.array([0, 1, 2, 3, None], pa.int32()), words)
+    other = pa.DictionaryArray.from_arrays(pa.array([0, 1, None], pa.int32()), pa.array(["y", "z"]))
+    plain = {"shared": ["", "", "x", "y", ""], "other": ["y", "z", ""]}
+    known: dict[str, Words] = {}
+    for array, name in ((shared, "shared"), (shared.slice(1), "shared"), (other, "other"), (shared, "shared")):
+        text = read_columns(pa.table({"a": array}), {"a": "string"}, known)["a"]
+        strings = plain[name][-len(array) :]
+        assert text.hashes.tolist() == hash_strings(pa.array(strings, pa.large_string())).tolist()
+        assert text.array.to_pylist() == strings
+    first = known["a"]
+    read_columns(pa.table({"a": shared}), {"a": "string"}, known)
+    assert known["a"] is first
