@@ -11,7 +11,6 @@ import resource
 import signal
 import socket
 import ssl
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -30,7 +29,6 @@ from serving.settings import Settings
 from serving.workers import Workers
 
 _LOADING_S = 5.0
-_GIVE_WAY_S = 0.001  # how long the loading of a version may keep requests waiting; Python's own is five times that
 _LOG = logging.getLogger("modelflow.serving")
 
 
@@ -46,7 +44,6 @@ def run(settings: Settings) -> int:
     """
     if settings.parent is not None:
         die_with_parent(settings.parent)
-    sys.setswitchinterval(_GIVE_WAY_S)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     flow_of(settings.uri)  # an address that is none is told before anything is begun
     tokens = Tokens(settings.tokens) if settings.tokens else None
@@ -57,7 +54,7 @@ def run(settings: Settings) -> int:
         listeners = [held.enter_context(contextlib.closing(each)) for each in _listen(settings)]
         scheme = "https" if settings.certificate else "http"
         _LOG.info("listening on %s://%s:%s, following %s", scheme, settings.host, settings.port, settings.uri)
-        keep_what_is_loaded()  # and shared, by as many workers as there are
+        keep_what_is_loaded()  # and, where workers are forked, shared with them
         if settings.workers == 1:
             _serve(settings, tokens, listeners, None)
             return 0

@@ -58,10 +58,9 @@ def apply(base: NDArray[Any], count: int, blocks: Sequence[bytes]) -> None:
     number = np.cumsum(first) - 1
     distinct = _back(values, bits.dtype, int(np.count_nonzero(first)))
     number[~first] = _back(numbers, _PLACE, count - distinct.size)
-    places = np.concatenate([moved, appeared])
     if (np.diff(appeared) == 0).any() or bits[appeared].any():
         raise ValueError("expected entries that were 0 to appear, each once")
-    bits[places] = distinct[number]
+    bits[np.concatenate([moved, appeared])] = distinct[number]
 
 
 def apply_format_1(base: NDArray[Any], count: int, blocks: Sequence[bytes]) -> None:

@@ -231,16 +231,7 @@ class ModelReader:
                 self._lost(f"publication {sequence} continues one that was not read")
                 return None
             model = content.applied(sequence, None if whole else self.current)
-        except (
-            PackageError,
-            KeyError,
-            ValueError,
-            TypeError,
-            IndexError,
-            AttributeError,
-            OverflowError,
-            MemoryError,
-        ) as error:
+        except (PackageError, KeyError, ValueError, TypeError, IndexError, OverflowError, MemoryError) as error:
             self._lost(f"publication {sequence} cannot be read: {error}")
             return None
         self.recoveries += self.problem is not None
@@ -264,7 +255,7 @@ class _Content:
         if self.header["sequence"] != sequence:
             raise PackageError(f"expected publication {sequence}, found {self.header['sequence']}")
         blocks = iter(self.blocks)
-        skeleton = next(blocks, b"") if before is None else before.skeleton
+        (skeleton,) = islice(blocks, 1) if before is None else [before.skeleton]
         parameters: Parameters = {} if before is None else dict(before.parameters)
         described = self.header["described"] if before is None else {**before.described, **self.header["described"]}
         for entry in self.header["parameters"]:
@@ -272,10 +263,8 @@ class _Content:
             base = np.zeros(shape, dtype) if before is None else before.parameters[name].copy()
             if base.shape != shape or base.dtype != dtype:
                 raise PackageError(f"parameter {name!r}: expected {base.dtype}{base.shape}, found {dtype}{shape}")
-            if self.header["format"] == 1:
-                apply_format_1(base, entry["count"], [*islice(blocks, 2)])
-            else:
-                apply(base, entry["count"], [*islice(blocks, BLOCKS)])
+            change, size = (apply_format_1, 2) if self.header["format"] == 1 else (apply, BLOCKS)
+            change(base, entry["count"], [*islice(blocks, size)])
             parameters[name] = base
         if next(blocks, None) is not None:
             raise PackageError("it holds more blocks than its header tells of")
@@ -335,7 +324,7 @@ def _decode(message: bytes) -> _Content:
     for length in header["blocks"]:
         blocks.append(plain[end : end + length])
         end += length
-    continued = (header["continues"] or "").encode()
+    continued = str(header["continues"] or "").encode()
     if hashlib.sha256(continued + b"".join(blocks)).hexdigest() != header["digest"]:
         raise PackageError("its blocks do not have the digest it names")
     return _Content(header, blocks)

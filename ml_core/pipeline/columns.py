@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from ml_core.arrays import location
 from ml_core.errors import InputError, nearest
 from ml_core.learners.compiled import kernel
 from ml_core.pipeline.hashing import hash_strings
@@ -60,7 +61,7 @@ class Words:
 
     def are_of(self, source: Any) -> bool:
         """Say whether these are the strings of a dictionary, by where it lies: batches of one table share theirs."""
-        return _lies(self.source) == _lies(source)
+        return location(self.source) == location(source)
 
     @cached_property
     def hashes(self) -> NDArray[np.int64]:
@@ -175,11 +176,6 @@ def _coded(places: Any, words: Words) -> Text:
         words, empty = words.with_empty
         places = pc.fill_null(places.cast(pa.int64()), empty)
     return Text(pa.DictionaryArray.from_arrays(places, words.array), words)
-
-
-def _lies(array: Any) -> tuple[Any, ...]:
-    """Return what tells one array from another without looking at its values, while both are held."""
-    return array.type, len(array), array.offset, [part.address if part else None for part in array.buffers()]
 
 
 def _numbers(name: str, array: Any) -> NDArray[np.float64]:

@@ -37,8 +37,6 @@ class DeadLetters:
         """Send (record, reason) pairs and return how many; every one is acknowledged when this returns."""
         with reported(self._broker):
             futures = [self._send(record, reason) for record, reason in letters]
-            if futures:
-                self._producer.flush(timeout=30)  # which does not wait for more to come
             for future in futures:
                 future.get(timeout=30)
         self.sent += len(futures)

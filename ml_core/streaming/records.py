@@ -188,13 +188,14 @@ def _column(values: list[Any], kind: ColumnKind) -> tuple[pa.Array, list[int]]:
         pass
     # a few among many: what looks odd is searched by itself, so that the others still go through as a column
     allowed, instants = _TYPES[kind][1], kind == "instant"
-    odd = [
-        row
-        for row, value in enumerate(values)
-        if type(value) not in allowed or (instants and value is not None and not _INSTANT.match(value))
-    ]
-    order = np.append(np.delete(np.arange(len(values)), odd), odd).astype(np.int64)
-    moved, usual = [values[row] for row in order.tolist()], len(values) - len(odd)
+    odd = np.array(
+        [
+            type(value) not in allowed or (instants and value is not None and not _INSTANT.match(value))
+            for value in values
+        ]
+    )
+    order, usual = np.argsort(odd, kind="stable"), int(np.count_nonzero(~odd))
+    moved = [values[row] for row in order.tolist()]
     (array, unfit), (rest, more) = _searched(moved[:usual], kind), _searched(moved[usual:], kind)
     joined = pa.concat_arrays([array, rest]).take(pa.array(np.argsort(order)))
     return joined, order[[*unfit, *(usual + place for place in more)]].tolist()

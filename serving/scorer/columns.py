@@ -18,6 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from ml_core.arrays import location
 from serving.rows import number_column
 from serving.scorer.expression import NotCoveredError, Table
 from serving.scorer.piecewise import piecewise
@@ -41,12 +42,7 @@ class Dictionary:
 
     def is_of(self, arrow: pa.Array) -> bool:
         """Say whether these are the strings of an array, by where they lie."""
-        return self.arrow is arrow or (
-            len(self.arrow) == len(arrow)
-            and self.arrow.offset == arrow.offset
-            and [part and part.address for part in self.arrow.buffers()]
-            == [part and part.address for part in arrow.buffers()]
-        )
+        return self.arrow is arrow or location(self.arrow) == location(arrow)
 
     def made(self, name: Any, make: Callable[[], NDArray[Any]]) -> NDArray[Any]:
         """Return what was made of the strings under a name, making it the first time."""

@@ -1,5 +1,7 @@
 """The codec of the model topic: what a reader returns is what the writer was given."""
 
+import hashlib
+import json
 from typing import Any
 
 import numpy as np
@@ -116,6 +118,43 @@ def test_a_reader_recovers_from_whatever_is_lost_repeated_or_altered(data: st.Da
     model = fed(reader, [chunk for _, publication in PUBLISHED[last_snapshot:] for chunk in publication])
     assert same(model, PUBLISHED[-1][0])
     assert reader.problem is None
+
+
+def told_otherwise(chunk: Chunk, **changed: Any) -> Chunk:
+    """Return the one chunk of a publication with another header, and digests that fit."""
+    plain = pa.decompress(chunk.value[8:], int.from_bytes(chunk.value[:8], "big"), "zstd", asbytes=True)
+    end = 4 + int.from_bytes(plain[:4], "big")
+    header = json.loads(plain[4:end]) | changed
+    blocks = plain[end : end + sum(header["blocks"])]
+    header["digest"] = hashlib.sha256(str(header["continues"] or "").encode() + blocks).hexdigest()
+    text = json.dumps(header).encode()
+    plain = len(text).to_bytes(4, "big") + text + blocks
+    value = len(plain).to_bytes(8, "big") + pa.compress(plain, "zstd", asbytes=True)
+    headers = {**dict(chunk.headers), "sha256": hashlib.sha256(value).hexdigest().encode()}
+    return Chunk(chunk.key, value, tuple(headers.items()))
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({}, None),
+        ({"blocks": []}, "not enough values"),
+        ({"parameters": []}, "more blocks than its header"),
+        ({"continues": 5}, "continues one that was not read"),
+        ({"format": "2"}, "expected format 2, found 2"),
+        ({"sequence": 7}, "expected publication 1, found 7"),
+    ],
+)
+def test_a_header_that_does_not_fit_its_blocks_is_refused(changed: dict[str, Any], reason: str | None) -> None:
+    """Whoever may write to the topic can make digests fit; what was served goes on, and the next snapshot is taken."""
+    reader = ModelReader()
+    model = fed(reader, [told_otherwise(PUBLISHED[0][1][0], **changed)])
+    if reason is None:
+        assert same(model, PUBLISHED[0][0])
+        return
+    assert model is None
+    assert reason in (reader.problem or "")
+    assert same(fed(reader, PUBLISHED[4][1]), PUBLISHED[4][0])
 
 
 def test_large_publications_are_cut_into_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
