@@ -24,7 +24,8 @@ class DeadLetters:
     """Sends what could not be read to the flow's topic of dead letters.
 
     A letter's key is ``topic/partition/offset``; its value is the first 64 KiB of what was found; its headers are
-    `reason`, `topic`, `partition`, `offset` and `size`.
+    `reason`, `topic`, `partition`, `offset` and `size`. It lies in the partition its record lay in, where the topic
+    has as many, so that one sent twice lies beside itself.
     """
 
     def __init__(self, flow: str, broker: Broker, producer: "KafkaProducer") -> None:
@@ -36,13 +37,14 @@ class DeadLetters:
     def send(self, letters: Iterable[tuple[Any, str]]) -> int:
         """Send (record, reason) pairs and return how many; every one is acknowledged when this returns."""
         with reported(self._broker):
-            futures = [self._send(record, reason) for record, reason in letters]
+            partitions = len(self._producer.partitions_for(self._topic))
+            futures = [self._send(record, reason, record.partition % partitions) for record, reason in letters]
             for future in futures:
                 future.get(timeout=30)
         self.sent += len(futures)
         return len(futures)
 
-    def _send(self, record: Any, reason: str) -> Any:
+    def _send(self, record: Any, reason: str, partition: int) -> Any:
         place = (record.topic, str(record.partition), str(record.offset))
         size = len(record.value) if record.value is not None else 0
         headers = zip(("topic", "partition", "offset", "reason", "size"), (*place, reason, str(size)), strict=True)
@@ -51,4 +53,5 @@ class DeadLetters:
             key="/".join(place).encode(),
             value=None if record.value is None else record.value[:_MOST_BYTES],
             headers=[(name, text.encode("utf-8", "replace")) for name, text in headers],
+            partition=partition,
         )

@@ -14,7 +14,6 @@ instant  ISO 8601 with its zone, ``2024-05-01T12:00:00Z``
 ======== ========================================================================
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -39,7 +38,7 @@ _TYPES: Final[Mapping[ColumnKind, tuple[pa.DataType, set[type]]]] = {
     "instant": (INSTANT, {str, type(None)}),
 }
 _UNFIT: Final = (pa.ArrowException, TypeError, ValueError, OverflowError)
-_INSTANT: Final = re.compile(r"\d{4}-\d\d-\d\d")
+_INSTANT: Final = r"^\d{4}-\d\d-\d\d"
 _ARROW: Final = b"\xff\xff\xff\xff"
 _FLOAT32_MAX: Final = float(np.finfo(np.float32).max)
 _TOLD: Final = 200
@@ -186,19 +185,20 @@ def _column(values: list[Any], kind: ColumnKind) -> tuple[pa.Array, list[int]]:
         return _converted(values, kind), []
     except _UNFIT:
         pass
-    # a few among many: what looks odd is searched by itself, so that the others still go through as a column
-    allowed, instants = _TYPES[kind][1], kind == "instant"
-    odd = np.array(
-        [
-            type(value) not in allowed or (instants and value is not None and not _INSTANT.match(value))
-            for value in values
-        ]
-    )
-    order, usual = np.argsort(odd, kind="stable"), int(np.count_nonzero(~odd))
-    moved = [values[row] for row in order.tolist()]
-    (array, unfit), (rest, more) = _searched(moved[:usual], kind), _searched(moved[usual:], kind)
-    joined = pa.concat_arrays([array, rest]).take(pa.array(np.argsort(order)))
-    return joined, order[[*unfit, *(usual + place for place in more)]].tolist()
+    # a few among many: what cannot fit is taken out first, so that the others go through as one column
+    allowed = _TYPES[kind][1]
+    odd = np.zeros(len(values), bool)
+    if not allowed.issuperset(map(type, values)):
+        odd[:] = [type(value) not in allowed for value in values]
+    if kind == "instant":
+        texts = pa.array(values, pa.string(), mask=odd)
+        odd |= ~pc.match_substring_regex(texts, _INSTANT).fill_null(True).to_numpy(zero_copy_only=False)
+    unfit = np.flatnonzero(odd).tolist()
+    usual = values.copy()
+    for row in unfit:
+        usual[row] = None
+    array, more = _searched(usual, kind)
+    return array, [*unfit, *more]
 
 
 def _searched(values: list[Any], kind: ColumnKind) -> tuple[pa.Array, list[int]]:
