@@ -27,7 +27,7 @@ from benchmarks import scoring
 from benchmarks.flights import NUMBERS, SCHEMA, STRINGS, wide_flights
 from benchmarks.report import Row, bound, more, write
 from ml_core.data import tables, words
-from ml_core.data.ahead import ahead
+from ml_core.data.ahead import Batches, ahead, slices
 from ml_core.learners import FTRLClassifier
 from ml_core.pipeline import PipelineModel
 from ml_core.project import PipelineSettings
@@ -43,7 +43,7 @@ RIVER_ROWS = 20_000
 LARGE = 30_000_000
 _VW_SYNTAX = str.maketrans(" :|", "___")
 _LOSS_MARGIN, _GIB = 5.0, 1.5
-BATCH_ROWS, SLICE_ROWS = 65_536, 524_288  # as `FeatureStore.example_batches` reads
+BATCH_ROWS = 65_536  # as `FeatureStore.example_batches` reads
 
 
 def main() -> None:
@@ -86,11 +86,10 @@ def write_store(file: Path, rows: pa.Table) -> None:
 
 def stored(file: Path, count: int) -> Iterator[pa.RecordBatch]:
     """Yield the `count` examples as the feature store does, which opens the file for each of its slices."""
-    slices = (partial(_slice, file, start, min(start + SLICE_ROWS, count)) for start in range(0, count, SLICE_ROWS))
-    yield from ahead(slices)
+    yield from ahead(slices(partial(_slice, file), 0, count))
 
 
-def _slice(file: Path, first: int, stop: int) -> Iterator[pa.RecordBatch]:
+def _slice(file: Path, first: int, stop: int) -> Batches:
     with duckdb.connect(str(file), read_only=True) as connection:
         connection.execute("set threads = 1")
         yield from tables.read_examples(connection, first, stop, named=("labelled_at",), rows=BATCH_ROWS)

@@ -1,12 +1,19 @@
 """Iterators that run ahead of their consumer, so that they can let go of what they hold."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from queue import SimpleQueue
 from threading import Event, Semaphore
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
+
+import pyarrow as pa
 
 T = TypeVar("T")
+Batches: TypeAlias = Generator[pa.RecordBatch, None, None]
+
+SLICE_VALUES = 32_000_000
+"""What one slice holds, about 128 MB; opening a file for each costs as much as reading a third of one."""
 
 _PARTS = 2
 
@@ -45,3 +52,30 @@ def ahead(parts: Iterable[Callable[[], Iterator[T]]]) -> Iterator[T]:
             stopped.set()
             room.release()
         running.result()
+
+
+def slices(read: Callable[[int, int], Batches], first: int, stop: int) -> Iterator[Callable[[], Batches]]:
+    """Yield parts, for `ahead`, that give the rows [first, stop) between them, each at least one batch of them.
+
+    Parameters
+    ----------
+    read : callable
+        Opens what is read, from a row up to another, or up to where rows end, and closes it with its iterator. It is
+        called anew for each part.
+    """
+    at = first
+
+    def part() -> Batches:
+        nonlocal at
+        values = 0
+        with closing(read(at, stop)) as batches:
+            for batch in batches:
+                at += batch.num_rows
+                values += batch.num_rows * batch.num_columns
+                yield batch
+                if values >= SLICE_VALUES:
+                    return
+        at = stop
+
+    while at < stop:
+        yield part

@@ -24,7 +24,7 @@ import pyarrow as pa
 
 from ml_core.clock import as_utc
 from ml_core.data import tables
-from ml_core.data.ahead import ahead
+from ml_core.data.ahead import Batches, ahead, slices
 from ml_core.data.lock import locked, wanted
 from ml_core.data.log import EventLog, Segment
 from ml_core.data.progress import Progress, as_text, progress_of
@@ -34,7 +34,6 @@ from ml_core.errors import DataError, FeatureError, StoreBusyError
 from ml_core.project import Flow, day_start
 
 _BATCH_ROWS = 65_536
-_SLICE_ROWS = 524_288
 _CLOSING = threading.Lock()
 
 
@@ -172,7 +171,7 @@ class FeatureStore:
 
         Columns: `offset`, `key`, `request_time`, `labelled_at`, `label` (float32, 0 or 1), then the features.
         """
-        batches = self._slice(first, stop, _BATCH_ROWS, named=("key", "request_time", "labelled_at"))
+        batches = self._slice(first, stop, rows=_BATCH_ROWS, named=("key", "request_time", "labelled_at"))
         return decoded(pa.Table.from_batches(batches))
 
     def example_batches(self, first: int, stop: int, *, rows: int = _BATCH_ROWS) -> Iterator[pa.RecordBatch]:
@@ -184,21 +183,15 @@ class FeatureStore:
         file is held while a slice is read, never for as long as its consumer learns, and opening it for each batch
         would cost as much as reading it.
         """
-        step = rows * max(1, _SLICE_ROWS // rows)
         alone = self._owned is None
-        slices = (
-            partial(self._slice, start, min(start + step, stop), rows, named=("labelled_at",), alone=alone)
-            for start in range(first, stop, step)
-        )
+        read = partial(self._slice, rows=rows, named=("labelled_at",), alone=alone)
         if alone:
-            yield from ahead(slices)
+            yield from ahead(slices(read, first, stop))
         else:  # the file is held anyway, by this thread
-            for batches in slices:
-                yield from list(batches())
+            for part in slices(read, first, stop):
+                yield from list(part())
 
-    def _slice(
-        self, first: int, stop: int, rows: int, *, named: Sequence[str], alone: bool = False
-    ) -> Iterator[pa.RecordBatch]:
+    def _slice(self, first: int, stop: int, *, rows: int, named: Sequence[str], alone: bool = False) -> Batches:
         # a thread of its own waits for the file in bounded time, and never for what this object's owner does next
         with self._shared() if alone else self._reader() as connection:
             if alone:

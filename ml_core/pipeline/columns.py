@@ -93,17 +93,15 @@ class Text:
     words: Words | None = None
 
     @cached_property
-    def hashed(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-        """The 32-bit hashes of strings, and for each row the position of its own: once per word of a dictionary."""
-        if self.words is not None:
-            return self.words.hashes, self.codes
-        return hash_strings(self.array), np.arange(len(self.array), dtype=np.int32)
+    def hashed(self) -> tuple[NDArray[np.int64], NDArray[np.int32] | None]:
+        """The 32-bit hashes of a dictionary's words and each row's place among them; else each row's, and None."""
+        return (hash_strings(self.array), None) if self.words is None else (self.words.hashes, self.codes)
 
     @property
     def hashes(self) -> NDArray[np.int64]:
         """The 32-bit hash of each row's string, shape (n_rows,)."""
         hashes, places = self.hashed
-        return hashes[places]
+        return hashes if places is None else hashes[places]
 
     @cached_property
     def codes(self) -> NDArray[np.int32]:

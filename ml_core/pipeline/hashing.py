@@ -11,52 +11,58 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ml_core.learners.compiled import kernel
+from ml_core.learners.compiled import inlined, kernel
 
 _SEED_SALT = 1
 _SEED_FACTOR = 2
+_C1, _C2, _LOW = np.uint64(0xCC9E2D51), np.uint64(0x1B873593), np.uint64(0xFFFFFFFF)
+# unsigned, because a signed index could count from the end and is checked for it
+_1, _2, _3, _4 = np.uint64(1), np.uint64(2), np.uint64(3), np.uint64(4)
+_8, _16, _24 = np.uint64(8), np.uint64(16), np.uint64(24)
 
 
-@kernel
+@inlined
+def _rotated(k, by):  # type: ignore[no-untyped-def]
+    return ((k << np.uint64(by)) | (k >> np.uint64(32 - by))) & _LOW
+
+
+@inlined
 def _murmur3(data, start, stop, seed):  # type: ignore[no-untyped-def]
     """Return MurmurHash3_x86_32 of ``data[start:stop]`` as a non-negative int64."""
-    low = np.uint64(0xFFFFFFFF)
-    c1, c2 = np.uint64(0xCC9E2D51), np.uint64(0x1B873593)
-    h = np.uint64(seed)
-    size = stop - start
-    whole = start + (size & ~3)
-    for i in range(start, whole, 4):
-        k = np.uint64(data[i]) | np.uint64(data[i + 1]) << np.uint64(8)
-        k |= np.uint64(data[i + 2]) << np.uint64(16) | np.uint64(data[i + 3]) << np.uint64(24)
-        k = (k * c1) & low
-        k = ((k << np.uint64(15)) | (k >> np.uint64(17))) & low
-        h ^= (k * c2) & low
-        h = ((h << np.uint64(13)) | (h >> np.uint64(19))) & low
-        h = (h * np.uint64(5) + np.uint64(0xE6546B64)) & low
+    h, at = np.uint64(seed), start
+    while at + _4 <= stop:
+        k = np.uint64(data[at]) | np.uint64(data[at + _1]) << _8
+        k |= np.uint64(data[at + _2]) << _16 | np.uint64(data[at + _3]) << _24
+        h ^= (_rotated((k * _C1) & _LOW, 15) * _C2) & _LOW
+        h = (_rotated(h, 13) * np.uint64(5) + np.uint64(0xE6546B64)) & _LOW
+        at += _4
     k = np.uint64(0)
-    for i in range(stop - 1, whole - 1, -1):
-        k = (k << np.uint64(8)) | np.uint64(data[i])
-    k = (k * c1) & low
-    k = ((k << np.uint64(15)) | (k >> np.uint64(17))) & low
-    h ^= (k * c2) & low
-    h ^= np.uint64(size)
-    h ^= h >> np.uint64(16)
-    h = (h * np.uint64(0x85EBCA6B)) & low
+    if stop - at > _2:
+        k |= np.uint64(data[at + _2]) << _16
+    if stop - at > _1:
+        k |= np.uint64(data[at + _1]) << _8
+    if stop > at:
+        k |= np.uint64(data[at])
+    h ^= (_rotated((k * _C1) & _LOW, 15) * _C2) & _LOW
+    h ^= stop - start
+    h ^= h >> _16
+    h = (h * np.uint64(0x85EBCA6B)) & _LOW
     h ^= h >> np.uint64(13)
-    h = (h * np.uint64(0xC2B2AE35)) & low
-    h ^= h >> np.uint64(16)
-    return np.int64(h)
+    h = (h * np.uint64(0xC2B2AE35)) & _LOW
+    return np.int64(h ^ (h >> _16))
 
 
 @kernel
-def _hash_each(data, offsets, out):  # type: ignore[no-untyped-def]
+def _hash_each(data, offsets, seed, out):  # type: ignore[no-untyped-def]
     for row in range(out.size):
-        out[row] = _murmur3(data, np.int64(offsets[row]), np.int64(offsets[row + 1]), 0)
+        out[row] = _murmur3(data, np.uint64(offsets[row]), np.uint64(offsets[row + 1]), seed)
 
 
 def hash_bytes(value: bytes, seed: int = 0) -> int:
     """Return MurmurHash3_x86_32 of `value`, in [0, 2**32)."""
-    return int(_murmur3(np.frombuffer(value, np.uint8), 0, len(value), seed))
+    out = np.empty(1, np.int64)
+    _hash_each(np.frombuffer(value, np.uint8), np.array([0, len(value)]), seed, out)
+    return int(out[0])
 
 
 def hash_strings(strings: pa.LargeStringArray) -> NDArray[np.int64]:
@@ -65,7 +71,7 @@ def hash_strings(strings: pa.LargeStringArray) -> NDArray[np.int64]:
     out = np.empty(len(strings), np.int64)
     if len(strings):
         bounds = np.frombuffer(offsets, np.int64)[strings.offset : strings.offset + len(strings) + 1]
-        _hash_each(np.frombuffer(data or b"", np.uint8), bounds, out)
+        _hash_each(np.frombuffer(data or b"", np.uint8), bounds, 0, out)
     return out
 
 

@@ -233,7 +233,7 @@ def test_a_session_opened_while_examples_are_being_read_ends_in_time(
     make_store: MakeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Slices are read by a thread; it must not wait for a session that waits for its slice."""
-    monkeypatch.setattr("ml_core.data.store._SLICE_ROWS", 1)
+    monkeypatch.setattr("ml_core.data.ahead.SLICE_VALUES", 1)
     store = make_store(wait_s=0.3)
     names = [str(number) for number in range(6)]
     drop(store, 60, orders=[(name, "x", 1, 0) for name in names], arrivals=[(name, "x", 5, 3) for name in names])

@@ -14,7 +14,7 @@ from ml_core.learners.compiled import kernel
 from ml_core.pipeline.columns import Columns
 from ml_core.pipeline.graph import GraphWriter, Part, Picked
 from ml_core.pipeline.hashing import mix_of
-from ml_core.pipeline.stages.base import Stage, State, in_blocks
+from ml_core.pipeline.stages.base import Stage, State
 
 _MAX_BITS = 26
 # odd, so that the pair of two hashes is told apart by their wrapped sum as by a 64-bit hash
@@ -28,11 +28,11 @@ def _place(left, right, factor, other, salt, mask, out):  # type: ignore[no-unty
 
 
 @kernel
-def _spread(placed, starts, codes, out):  # type: ignore[no-untyped-def]
-    """Fill `out`, (n_rows, n_columns), with what `placed` holds for each code, those of a column from its start on."""
-    for row in range(out.shape[0]):
-        for column in range(out.shape[1]):
-            out[row, column] = placed[starts[column] + codes[column, row]]
+def _pick(hashes, places, factor, salt, mask, out):  # type: ignore[no-untyped-def]  # noqa: PLR0917 - a kernel
+    """Fill `out` with the slot of each row's string, whose hash is at its place, or, without places, in its row."""
+    for row in range(out.size):
+        place = row if places is None else np.uint32(places[row])
+        out[row] = (hashes[place] * factor + salt) & mask
 
 
 @kernel
@@ -142,20 +142,12 @@ class Hash(_Hashed):
         self, columns: Columns, slots: NDArray[np.int32], values: NDArray[np.float64], *, learn: bool
     ) -> None:
         del values
-        hashed = [columns[name].hashed for name in self.columns]
-        starts = np.cumsum([0, *(hashes.size for hashes, _ in hashed[:-1])])
-        placed = np.concatenate(
-            [self._placed(name, hashes) for name, (hashes, _) in zip(self.columns, hashed, strict=True)]
-        )
-        for rows in in_blocks(len(slots)):
-            _spread(placed, starts, np.stack([places[rows] for _, places in hashed]), slots[rows])
-        if learn and self.count_collisions:
-            for position, name in enumerate(self.columns):
+        for position, name in enumerate(self.columns):
+            (factor,), salt = mix_of(name, seed=self.seed)
+            hashes, places = columns[name].hashed
+            _pick(hashes, places, factor, salt, self.n_slots - 1, slots[:, position])
+            if learn and self.count_collisions:
                 self._take_in(slots[:, position], position, columns[name].hashes, 0)
-
-    def _placed(self, name: str, hashes: NDArray[np.int64]) -> NDArray[np.int64]:
-        (factor,), salt = mix_of(name, seed=self.seed)
-        return (hashes * factor + salt) & (self.n_slots - 1)
 
     def write(self, graph: GraphWriter) -> list[Part]:
         mixes = [mix_of(name, seed=self.seed) for name in self.columns]
