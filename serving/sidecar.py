@@ -17,7 +17,7 @@ from dataclasses import replace
 import uvicorn
 
 from ml_core.errors import PlatformError, ProjectError
-from ml_core.process import die_with_parent, keep_what_is_loaded
+from ml_core.process import die_with_parent, do_without, keep_what_is_loaded
 from serving.access import Tokens
 from serving.addresses import flow_of, follower_of
 from serving.board import Board, Peers
@@ -54,6 +54,7 @@ def run(settings: Settings) -> int:
         listeners = [held.enter_context(contextlib.closing(each)) for each in _listen(settings)]
         scheme = "https" if settings.certificate else "http"
         _LOG.info("listening on %s://%s:%s, following %s", scheme, settings.host, settings.port, settings.uri)
+        do_without("pandas")
         keep_what_is_loaded()  # and, where workers are forked, shared with them
         if settings.workers == 1:
             _serve(settings, tokens, listeners, None)

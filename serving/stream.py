@@ -20,7 +20,7 @@ import orjson
 import typer
 
 from ml_core.errors import BrokerDownError, InputError
-from ml_core.process import keep_what_is_loaded, told_to_stop
+from ml_core.process import do_without, keep_what_is_loaded, told_to_stop
 from ml_core.streaming.broker import Broker, reported
 from ml_core.streaming.deadletters import DeadLetters, dead_letter_topic
 from serving.model import ServedModel
@@ -255,6 +255,7 @@ def score(  # noqa: PLR0913, PLR0917 - a command's options
             group=group or f"{flow}.score",
             exactly_once=exactly_once,
         )
+        do_without("pandas")
         keep_what_is_loaded()
         try:
             run(scorer, stop=stop, until_idle=until_idle)

@@ -12,7 +12,7 @@ import typer
 
 from ml_core.data.store import FeatureStore
 from ml_core.errors import BrokerDownError, ModelFlowError, StoreBusyError
-from ml_core.process import keep_what_is_loaded, told_to_stop
+from ml_core.process import do_without, keep_what_is_loaded, told_to_stop
 from ml_core.project import Flow, Project, load_project
 from ml_core.streaming.broker import Broker
 from ml_core.streaming.feed import Feed
@@ -44,6 +44,7 @@ def ingest(
     project = load_project()
     found = project.flow(flow)
     store = FeatureStore(found, root=project.root, home=project.home)
+    do_without("pandas")
     keep_what_is_loaded()
     taken = run_ingest(
         found, store, broker_of(project, found), partitions, skip_lost=skip_lost, until_idle=until_idle,

@@ -1,6 +1,7 @@
 """The sidecar as a process: how it starts, follows, drains and ends, with real sockets and a registry over HTTP."""
 
 import http.client
+import io
 import json
 import os
 import signal
@@ -10,8 +11,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 ROW = {"carrier": "UA", "origin": "EWR", "delay": 12.5, "hour": 7}
@@ -270,6 +273,24 @@ def test_serving_starts_without_what_trainers_need(rest_registry: Any) -> None:
     )
     told = subprocess.run([sys.executable, "-c", story], capture_output=True, text=True, timeout=30, check=True)
     assert told.stdout.split("\n")[:2] == ["1", "[]"]
+
+
+def test_a_large_batch_does_not_make_the_sidecar_load_pandas(sidecar: Any, rest_registry: Any) -> None:
+    """The first batch would wait for it, and every worker would hold 50 MB of it."""
+    rest_registry.folder.add(1)
+    rest_registry.folder.promote(1)
+    running = sidecar(*FOLLOW, rest_registry.uri)
+    running.wait_version(1)
+    table = pa.Table.from_pylist([ROW | {"carrier": f"new {number}"} for number in range(1_000)])
+    body = io.BytesIO()
+    with pa.ipc.new_stream(body, table.schema) as stream:
+        stream.write_table(table)
+    told = {"Content-Type": "application/vnd.apache.arrow.stream"}
+    status, _, answer = running.request("POST", "/invocations", body.getvalue(), told)
+    assert (status, pa.ipc.open_stream(answer).read_all().num_rows) == (200, 1_000)
+    mapped = Path(f"/proc/{running.process.pid}/maps").read_text(encoding="utf-8")
+    assert "pyarrow" in mapped
+    assert "pandas" not in mapped
 
 
 @pytest.mark.parametrize("head", [b"", b"POST /invocations HTTP/1.1\r\nhost: x\r\nx-slow: "])
