@@ -11,6 +11,7 @@ import resource
 import signal
 import socket
 import ssl
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -29,6 +30,8 @@ from serving.settings import Settings
 from serving.workers import Workers
 
 _LOADING_S = 5.0
+_LONGEST_TURN_S = 0.0005
+"""How long one thread may compute while requests wait: loading a version takes a tenth of a second of it."""
 _LOG = logging.getLogger("modelflow.serving")
 
 
@@ -55,6 +58,7 @@ def run(settings: Settings) -> int:
         scheme = "https" if settings.certificate else "http"
         _LOG.info("listening on %s://%s:%s, following %s", scheme, settings.host, settings.port, settings.uri)
         do_without("pandas")
+        sys.setswitchinterval(_LONGEST_TURN_S)
         keep_what_is_loaded()  # and, where workers are forked, shared with them
         if settings.workers == 1:
             _serve(settings, tokens, listeners, None)
