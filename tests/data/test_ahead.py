@@ -4,9 +4,10 @@ import threading
 from collections.abc import Iterator
 from functools import partial
 
+import pyarrow as pa
 import pytest
 
-from ml_core.data.ahead import ahead
+from ml_core.data.ahead import Batches, ahead, slices
 
 PARTS, ITEMS = 6, 3
 
@@ -57,3 +58,25 @@ def test_a_consumer_that_stops_early_leaves_no_thread_and_no_part_half_run(begun
     assert ended == begun
     assert len(begun) < PARTS
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("ahead")]
+
+
+@pytest.mark.parametrize(("values", "opened"), [(1, [3, 5, 7, 9]), (4, [3, 7]), (100, [3])])
+def test_slices_give_every_row_once_however_often_they_are_opened(
+    monkeypatch: pytest.MonkeyPatch, values: int, opened: list[int]
+) -> None:
+    """Ten rows in batches of two; asked for rows from the third up to a thousandth, so that rows end before."""
+    monkeypatch.setattr("ml_core.data.ahead.SLICE_VALUES", values)
+    begun, closed = [], []
+
+    def read(first: int, stop: int) -> Batches:
+        begun.append(first)
+        try:
+            for start in range(first, min(stop, 10), 2):
+                yield pa.RecordBatch.from_pydict({"row": list(range(start, min(start + 2, 10)))})
+        finally:
+            closed.append(first)
+
+    rows = [row for part in slices(read, 3, 1_000) for batch in part() for row in batch.column("row").to_pylist()]
+    assert rows == list(range(3, 10))
+    assert begun[: len(opened)] == opened
+    assert closed == begun

@@ -1,10 +1,13 @@
 """What a record has to be."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import orjson
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ml_core.streaming.records import INSTANT, THROUGH, Columns, read_facts, tick_of, write_arrow, write_json
 
@@ -61,6 +64,31 @@ def test_a_bad_record_is_refused_with_a_reason_and_the_ones_beside_it_are_read(v
     assert places.tolist() == [0, 2]
     assert [letter.record for letter in refused] == [records[1]]
     assert refused[0].reason
+
+
+_INSTANTS = [
+    "2024-05-01T11:00:00Z",
+    "2024-05-01",
+    "2024-13-01T00:00:00Z",
+    "2024-05-01T11:00:00",
+    " 2024-05-01",
+    "soon",
+    "",
+]
+_ANYTHING = st.sampled_from([*_INSTANTS, "a", None, 3, 2.5, True, 1e39, 2**63 - 1, 2**64 - 1, [], {}])
+
+
+@given(st.lists(st.fixed_dictionaries({}, optional=dict.fromkeys(COLUMNS.kinds, _ANYTHING)), max_size=12))
+def test_records_read_together_say_what_each_says_alone(changes: list[dict[str, Any]]) -> None:
+    """What is odd is looked for in a column as a whole; where it stands may decide nothing."""
+    records = [Record(orjson.dumps(GOOD | {"order_id": "a"} | change), place) for place, change in enumerate(changes)]
+    facts, places, refused = read_facts(records, COLUMNS)
+    alone = [read_facts([record], COLUMNS) for record in records]
+    assert facts.to_pylist() == [row for found, _, _ in alone for row in found.to_pylist()]
+    assert places.tolist() == [place for place, (found, _, _) in enumerate(alone) if found.num_rows]
+    assert {each.record.offset: each.reason for each in refused} == {
+        each.record.offset: each.reason for _, _, letters in alone for each in letters
+    }
 
 
 def test_a_reason_names_the_column_and_what_was_found() -> None:
