@@ -152,9 +152,9 @@ def facts(numbers: range, moment: datetime, *, step: timedelta = timedelta(0)) -
     return ordered, arrived
 
 
-def send(producer: Any, topic: str, values: Sequence[bytes | None]) -> None:
+def send(producer: Any, topic: str, values: Sequence[bytes | None], *, partition: int = 0) -> None:
     """Send values and wait until all are acknowledged."""
-    futures = [producer.send(topic, key=b"k", value=value, partition=0) for value in values]
+    futures = [producer.send(topic, key=b"k", value=value, partition=partition) for value in values]
     for future in futures:
         future.get(timeout=120)
 
@@ -271,21 +271,32 @@ def trained(broker: Broker) -> list[Row]:
 
 
 def scored(broker: Broker) -> list[Row]:
-    """Measure `modelflow score` on a topic that is full already, by how many scores its target holds when."""
-    with placed("scored", broker) as place:
+    """Measure one `modelflow score`, and a group of two, on a topic that is full already."""
+    names = {1: "records scored from one topic into another by one process", 2: "the same by a group of two processes"}
+    return [
+        _at_least(name, _rate_scored(broker, f"scored{processes}", processes), "rows/s", 20_000)
+        for processes, name in names.items()
+    ]
+
+
+def _rate_scored(broker: Broker, name: str, processes: int) -> float:
+    """Return how many records a second are scored, by how many scores the target holds when."""
+    with placed(name, broker) as place:
         prepared(place, 2_000)
         ordered, _ = facts(range(SCORED), datetime.now(UTC))
-        for topic in ("scored.rows", "scored.answers"):
-            broker.ensure(topic)
+        broker.ensure(f"{name}.rows", partitions=processes)
+        broker.ensure(f"{name}.answers")
         producer = broker.producer()
-        send(producer, "scored.rows", ordered)
+        for number in range(processes):
+            send(producer, f"{name}.rows", ordered[number::processes], partition=number)
         producer.close()
-        command = ("score", "scored", "--from", "scored.rows", "--to", "scored.answers")
-        with place.running(*command, "--tracking-uri", place.project.tracking_uri):
-            looks = list(_held(broker, "scored.answers", until=SCORED))
+        command = ("score", name, "--from", f"{name}.rows", "--to", f"{name}.answers")
+        with ExitStack() as running:
+            for _ in range(processes):
+                running.enter_context(place.running(*command, "--tracking-uri", place.project.tracking_uri))
+            looks = list(_held(broker, f"{name}.answers", until=SCORED))
     (began, first), (ended, last) = looks[0], looks[-1]
-    rate = (last - first) / (ended - began)
-    return [_at_least("records scored from one topic into another by one process", rate, "rows/s", 20_000)]
+    return (last - first) / (ended - began)
 
 
 def _held(broker: Broker, topic: str, *, until: int) -> Iterator[tuple[float, int]]:
