@@ -36,6 +36,9 @@ class DeadLetters:
 
     def send(self, letters: Iterable[tuple[Any, str]]) -> int:
         """Send (record, reason) pairs and return how many; every one is acknowledged when this returns."""
+        letters = list(letters)
+        if not letters:  # nothing to ask the broker for
+            return 0
         with reported(self._broker):
             partitions = len(self._producer.partitions_for(self._topic))
             futures = [self._send(record, reason, record.partition % partitions) for record, reason in letters]
