@@ -28,6 +28,7 @@ from benchmarks.flights import NUMBERS, SCHEMA, STRINGS, wide_flights
 from benchmarks.report import Row, bound, more, write
 from ml_core.data import tables, words
 from ml_core.data.ahead import Batches, ahead, slices
+from ml_core.data.attached import attached
 from ml_core.learners import FTRLClassifier
 from ml_core.pipeline import PipelineModel
 from ml_core.project import PipelineSettings
@@ -43,7 +44,7 @@ RIVER_ROWS = 20_000
 LARGE = 30_000_000
 _VW_SYNTAX = str.maketrans(" :|", "___")
 _LOSS_MARGIN, _GIB = 5.0, 1.5
-BATCH_ROWS = 65_536  # as `FeatureStore.example_batches` reads
+BATCH_ROWS = 32_768  # as `FeatureStore.example_batches` reads
 
 
 def main() -> None:
@@ -90,15 +91,14 @@ def stored(file: Path, count: int) -> Iterator[pa.RecordBatch]:
 
 
 def _slice(file: Path, first: int, stop: int) -> Batches:
-    with duckdb.connect(str(file), read_only=True) as connection:
-        connection.execute("set threads = 1")
+    with attached(file) as connection:
         yield from tables.read_examples(connection, first, stop, named=("labelled_at",), rows=BATCH_ROWS)
 
 
-def plain(file: Path, count: int) -> Iterator[pa.RecordBatch]:
+def plain(file: Path, _: int) -> Iterator[pa.RecordBatch]:
     """Yield the same rows from columns of plain strings."""
-    with duckdb.connect(str(file), read_only=True) as connection:
-        yield from connection.sql(f"from plain limit {count}").to_arrow_reader(BATCH_ROWS)
+    with attached(file) as connection:
+        yield from connection.sql("from plain").to_arrow_reader(BATCH_ROWS)
 
 
 def learn(batches: Iterator[pa.RecordBatch]) -> np.ndarray:

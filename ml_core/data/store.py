@@ -12,12 +12,13 @@ change, and a rebuild from the log's facts gives the same rows.
 
 import hashlib
 import threading
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 import duckdb
 import pyarrow as pa
@@ -25,6 +26,7 @@ import pyarrow as pa
 from ml_core.clock import as_utc
 from ml_core.data import tables
 from ml_core.data.ahead import Batches, ahead, slices
+from ml_core.data.attached import attached
 from ml_core.data.lock import locked, wanted
 from ml_core.data.log import EventLog, Segment
 from ml_core.data.progress import Progress, as_text, progress_of
@@ -33,7 +35,9 @@ from ml_core.disk import room_for
 from ml_core.errors import DataError, FeatureError, StoreBusyError
 from ml_core.project import Flow, day_start
 
-_BATCH_ROWS = 65_536
+Opening: TypeAlias = Callable[[], AbstractContextManager[duckdb.DuckDBPyConnection]]
+
+_BATCH_ROWS = 32_768
 _CLOSING = threading.Lock()
 
 
@@ -194,8 +198,6 @@ class FeatureStore:
     def _slice(self, first: int, stop: int, *, rows: int, named: Sequence[str], alone: bool = False) -> Batches:
         # a thread of its own waits for the file in bounded time, and never for what this object's owner does next
         with self._shared() if alone else self._reader() as connection:
-            if alone:
-                connection.execute("set threads = 1")  # the other cores learn meanwhile
             yield from tables.read_examples(connection, first, stop, named=named, rows=rows)
 
     def offset_at(self, instant: datetime) -> int:
@@ -212,7 +214,7 @@ class FeatureStore:
     @contextmanager
     def reading(self) -> Iterator[duckdb.DuckDBPyConnection]:
         """Open a reader's session over several questions, for what sums over the tables rather than takes rows out."""
-        with self._reader() as connection:
+        with self._reader(partial(self._connected, read_only=True)) as connection:
             yield connection
 
     def schema(self) -> dict[str, str]:
@@ -364,22 +366,23 @@ class FeatureStore:
             yield waited
 
     @contextmanager
-    def _reader(self) -> Iterator[duckdb.DuckDBPyConnection]:
+    def _reader(self, opened: Opening | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
         with self._thread:
             if self._owned is not None:
                 yield self._owned
                 return
-            with self._shared() as connection:
+            with self._shared(opened) as connection:
                 yield connection
 
     @contextmanager
-    def _shared(self) -> Iterator[duckdb.DuckDBPyConnection]:
+    def _shared(self, opened: Opening | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
         if not self._file.exists():
             raise DataError(f"{self._flow.name}: no facts were absorbed yet into {self.directory}; ingest some first")
-        with locked(self.directory, exclusive=False, wait_s=self._wait_s) as waited:
+        with locked(self.directory, exclusive=False, wait_s=self._wait_s) as waited, ExitStack() as session:
             self.waited_s += waited
-            with self._connected(read_only=True) as connection:
-                yield connection
+            with self._told_apart():
+                connection = session.enter_context((opened or partial(attached, self._file))())
+            yield connection
 
     def _readable(self) -> list[str]:
         """Return the folders that SQL may read: the event log, and where the flow has them predictions and Spark's."""
@@ -392,9 +395,10 @@ class FeatureStore:
         return [str(folder.absolute()) for folder in folders]
 
     @contextmanager
-    def _connected(self, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
+    def _told_apart(self) -> Iterator[None]:
+        """Say of an error of DuckDB's at opening the file whose it is."""
         try:
-            opened = duckdb.connect(str(self._file), read_only=read_only)
+            yield
         except duckdb.Error as error:
             if "Could not set lock" in str(error):
                 raise StoreBusyError(
@@ -405,6 +409,11 @@ class FeatureStore:
                 " release wrote it, use that release; else see whether the disk is full, or restore a backup. The facts"
                 f" are in {self.log.directory} all the same"
             ) from error
+
+    @contextmanager
+    def _connected(self, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
+        with self._told_apart():
+            opened = duckdb.connect(str(self._file), read_only=read_only)
         with opened as connection:
             with _CLOSING:  # connections of one process to one file share what is set
                 if connection.execute("select current_setting('enable_external_access')").fetchall()[0][0]:

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ml_core.data import words
+from ml_core.data.attached import beside
 from ml_core.data.log import OFFSET, Segment
 from ml_core.data.progress import Progress, as_text, progress_of
 from ml_core.errors import FeatureError, SegmentError
@@ -298,8 +299,7 @@ def read_examples(
     # stored in this order and read back in it; sorting again costs as much as reading
     query = f'select {columns} from examples where "offset" >= $first and "offset" < $stop'  # noqa: S608 - identifiers are quoted
     at = first
-    with connection.cursor() as scan:  # so that a dictionary can be asked for meanwhile
-        scan.execute("set TimeZone = 'UTC'")  # a cursor has settings of its own, and begins with the machine's zone
+    with beside(connection) as scan:  # so that a dictionary can be asked for meanwhile
         reader = scan.sql(query, params={"first": at, "stop": stop}).to_arrow_reader(rows)
         for batch in reader:
             if not np.array_equal(batch.column("offset"), np.arange(at, at + batch.num_rows)):
@@ -383,7 +383,10 @@ def count_between(connection: Connection, partitions: Sequence[str], start: date
 
 
 def _exists(connection: Connection, table: str) -> bool:
-    query = "select count(*) from duckdb_tables() where schema_name = 'main' and table_name = ? and not temporary"
+    query = """
+        select count(*) from duckdb_tables()
+        where database_name = current_database() and schema_name = 'main' and table_name = ? and not temporary
+        """
     return bool(connection.execute(query, [table]).fetchall()[0][0])
 
 

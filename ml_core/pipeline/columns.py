@@ -83,10 +83,10 @@ class Text:
 
     Parameters
     ----------
-    array : pyarrow.LargeStringArray or DictionaryArray of them
-        Without nulls.
+    array : pyarrow.LargeStringArray or IntegerArray
+        The strings, or their places in `words`; without nulls.
     words : Words, optional
-        Those of the dictionary; has to be given with one.
+        The strings' dictionary.
     """
 
     array: Any
@@ -105,17 +105,20 @@ class Text:
 
     @cached_property
     def codes(self) -> NDArray[np.int32]:
-        """For each row, the position of its string in `distinct`, shape (n_rows,)."""
-        return np.require(self._encoded.indices.to_numpy(zero_copy_only=False), np.int32, ("C", "W"))
+        """For each row, the position of its string in `distinct`, shape (n_rows,); read-only."""
+        return _plain(self._encoded[0], np.int32)
 
     @cached_property
     def distinct(self) -> list[str]:
         """The strings that occur, in no particular order; a dictionary may hold more than occur."""
-        return list(self._encoded.dictionary.to_pylist())
+        return list(self._encoded[1].to_pylist())
 
     @cached_property
-    def _encoded(self) -> Any:
-        return self.array if isinstance(self.array, pa.DictionaryArray) else self.array.dictionary_encode()
+    def _encoded(self) -> tuple[Any, Any]:
+        if self.words is not None:
+            return self.array, self.words.array
+        encoded = self.array.dictionary_encode()
+        return encoded.indices, encoded.dictionary
 
 
 Columns = dict[str, Any]
@@ -173,7 +176,7 @@ def _coded(places: Any, words: Words) -> Text:
     if places.null_count:
         words, empty = words.with_empty
         places = pc.fill_null(places.cast(pa.int64()), empty)
-    return Text(pa.DictionaryArray.from_arrays(places, words.array), words)
+    return Text(places, words)
 
 
 def _numbers(name: str, array: Any) -> NDArray[np.float64]:
@@ -181,8 +184,7 @@ def _numbers(name: str, array: Any) -> NDArray[np.float64]:
         array = array.cast(pa.int8())
     if not (pa.types.is_floating(array.type) or pa.types.is_integer(array.type) or pa.types.is_null(array.type)):
         raise InputError(f"expected numbers in column {name!r}, found {array.type}")
-    # kernels are compiled for one kind of array: contiguous, and not a view of what Arrow forbids to write to
-    numbers = np.require(array.cast(pa.float32(), safe=False).to_numpy(zero_copy_only=False), np.float32, ("C", "W"))
+    numbers = _plain(array.cast(pa.float32(), safe=False), np.float32)
     wide = np.empty(numbers.size)
     if _widen(numbers, wide):
         infinite = np.flatnonzero(np.isinf(numbers))[0]
@@ -191,3 +193,10 @@ def _numbers(name: str, array: Any) -> NDArray[np.float64]:
             f" {infinite}"
         )
     return wide
+
+
+def _plain(array: Any, kind: type[np.generic]) -> NDArray[Any]:
+    """Return an Arrow array as the one kind that kernels are compiled for: contiguous and, like Arrow's, read-only."""
+    plain = np.ascontiguousarray(array.to_numpy(zero_copy_only=False), kind)
+    plain.flags.writeable = False
+    return plain

@@ -14,20 +14,17 @@ from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import sparse
 
 from ml_core.errors import InputError, ProjectError, StateError
 from ml_core.learners.linear import Csr
 from ml_core.pipeline.columns import Columns, Rows, Words, read_columns
+from ml_core.pipeline.entries import Ahead, Laid, Layout, as_csr, side_by_side
 from ml_core.pipeline.estimator import build_head
 from ml_core.pipeline.graph import GraphWriter
 from ml_core.pipeline.rehearsal import rehearse
 from ml_core.pipeline.stages import Foreign, build_stage
 from ml_core.pipeline.state import Arrays, digest_of, read_state, write_state
 from ml_core.project import PipelineSettings
-
-Entries = tuple[NDArray[np.int32], NDArray[np.float64]]
-"""Slots and values of a batch, each of shape (n_rows, n_entries)."""
 
 
 class PipelineModel:
@@ -48,8 +45,6 @@ class PipelineModel:
         Those among them that are another library's.
     head : Head
         The estimator.
-    slot_bounds : list of int
-        Where the slots of each stage begin, and where those of the last one end.
     """
 
     def __init__(self, settings: PipelineSettings, schema: Mapping[str, str]) -> None:
@@ -88,6 +83,11 @@ class PipelineModel:
         if model.foreign or model.head.fits:
             rehearse(model)
         return model
+
+    @property
+    def slot_bounds(self) -> list[int]:
+        """Where the slots of each stage begin, and where those of the last one end."""
+        return self._layout.slot_bounds
 
     @property
     def n_classes(self) -> int:
@@ -180,7 +180,7 @@ class PipelineModel:
     def learn_batches(
         self, batches: Iterable[Rows], label: str = "label"
     ) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
-        """Learn a stream of batches, reading, checking and hashing the next one while this one is learned.
+        """Learn a stream of batches, reading, checking and laying out the next one while this one is learned.
 
         The same bits as `learn` batch by batch; memory for two batches. A refused batch raises InputError when its
         turn comes, with every batch before it learned.
@@ -198,24 +198,24 @@ class PipelineModel:
             Of each batch, in order.
         """
         source = iter(batches)
-        done: list[Entries] = []
+        ahead = None if self.foreign else Ahead(self._layout, self.stages)
         known: dict[str, Words] = {}
 
-        def read() -> tuple[Columns, NDArray[np.float64], Entries | None] | None:
+        def read() -> tuple[Columns, NDArray[np.float64], Laid | None] | None:
             batch = next(source, None)
             if batch is None:
                 return None
             columns, targets = self._read(batch, batch.column(label).to_numpy(zero_copy_only=False), known)
-            return columns, targets, None if self.foreign else self._laid(columns, targets.size, done)
+            return columns, targets, ahead.laid(columns, targets.size) if ahead else None
 
         with ThreadPoolExecutor(1, thread_name_prefix="read-batches") as pool:
             coming = pool.submit(read)
             while (batch := coming.result()) is not None:
                 coming = pool.submit(read)
-                columns, targets, entries = batch
-                scores = self._learn(columns, targets, entries)
-                if entries is not None:
-                    done.append(entries)
+                columns, targets, laid = batch
+                scores = self._learn(columns, targets, laid)
+                if ahead and laid:
+                    ahead.learned(laid)
                 yield targets, scores
 
     def transform(self, rows: Rows, labels: ArrayLike) -> tuple[Csr, NDArray[np.float64]]:
@@ -292,9 +292,7 @@ class PipelineModel:
         targets = self._targets(labels, rows.num_rows)
         return read_columns(rows, self.signature, known), targets
 
-    def _learn(
-        self, columns: Columns, targets: NDArray[np.float64], laid: Entries | None = None
-    ) -> NDArray[np.float64]:
+    def _learn(self, columns: Columns, targets: NDArray[np.float64], laid: Laid | None = None) -> NDArray[np.float64]:
         # only squared errors can diverge, and only libraries refuse, after the stages have taken the batch in
         safe = self.head.n_classes and self.head.exact and not self.foreign
         before = [] if safe else [stage.state() for stage in self.stages]
@@ -304,6 +302,8 @@ class PipelineModel:
             for stage, state in zip(self.stages, before, strict=True):
                 stage.restore(state)
             raise
+        for position, reached in (laid.states if laid else {}).items():
+            self.stages[position].restore(reached)
         self.n_trained += targets.size
         return scores
 
@@ -320,36 +320,14 @@ class PipelineModel:
             raise InputError(f"expected labels of {wanted}, found {targets[row]} in row {row}")
         return targets
 
-    def _laid(self, columns: Columns, rows: int, done: list[Entries]) -> Entries:
-        """Return the entries of the rows as far as no stage has to have learned anything for them; 1 is the default.
-
-        They lie in the arrays of an earlier batch where one of `done` is as long: new memory costs more than filling.
-        """
-        shape = (rows, self._entry_bounds[-1])
-        entries = done.pop() if done else None
-        if entries is None or entries[0].shape != shape:
-            entries = np.empty(shape, np.int32), np.ones(shape)
-        self._fill(entries, columns, learn=False, memoryless=True)
-        return entries
-
-    def _entries(self, columns: Columns, rows: int, *, learn: bool, laid: Entries | None = None) -> Csr:
+    def _entries(self, columns: Columns, rows: int, *, learn: bool, laid: Laid | None = None) -> Csr:
         """Return the rows as CSR arrays; the state adds the intercept."""
         if self.foreign:
-            return _joined([stage.block(columns, rows, learn=learn) for stage in self.stages])
-        entries = self._laid(columns, rows, []) if laid is None else laid
-        self._fill(entries, columns, learn=learn, memoryless=False)
-        slots, values = entries
-        return np.arange(0, slots.size + 1, slots.shape[1]), slots.ravel(), values.ravel()
-
-    def _fill(self, entries: Entries, columns: Columns, *, learn: bool, memoryless: bool) -> None:
-        """Let the stages with memory, or those without, write their entries."""
-        for position, stage in enumerate(self.stages):
-            if stage.memoryless == memoryless:
-                first, last = self._entry_bounds[position : position + 2]
-                slots, values = entries[0][:, first:last], entries[1][:, first:last]
-                stage.transform(columns, slots, values, learn=learn)
-                if self.slot_bounds[position]:
-                    slots += self.slot_bounds[position]
+            return side_by_side([stage.block(columns, rows, learn=learn) for stage in self.stages])
+        entries, done = (laid.entries, laid.states) if laid else (self._layout.blank(rows), {})
+        rest = {position: stage for position, stage in enumerate(self.stages) if position not in done}
+        self._layout.fill(entries, columns, rest, learn=learn)
+        return as_csr(entries)
 
     def _fit(self, columns: Columns, targets: NDArray[np.float64]) -> None:
         """Fit a new model on the rows as a whole."""
@@ -363,7 +341,7 @@ class PipelineModel:
             blocks.append(stage.block(columns, targets.size, learn=False))
         self._lay_out()
         if self.head.fits:
-            self.head.fit(_joined(blocks), targets)
+            self.head.fit(side_by_side(blocks), targets)
             self.n_trained = targets.size
             return
         for stage, state in zip(self.stages, new, strict=True):
@@ -378,8 +356,7 @@ class PipelineModel:
 
     def _lay_out(self) -> None:
         """Give each stage its range of slots, and the head an empty state of that width."""
-        self.slot_bounds = np.cumsum([0, *(stage.n_slots for stage in self.stages)]).tolist()
-        self._entry_bounds = np.cumsum([0, *(stage.n_entries for stage in self.stages)]).tolist()
+        self._layout = Layout(self.stages)
         self.head.start(self.slot_bounds[-1])
 
     @property
@@ -413,12 +390,6 @@ class PipelineModel:
         }
         plain: dict[str, Any] = json.loads(json.dumps(description))
         return plain
-
-
-def _joined(blocks: list[sparse.csr_array]) -> Csr:
-    """Return blocks of columns side by side, entries of a row in the order of the blocks."""
-    rows = sparse.hstack(blocks, format="csr")
-    return rows.indptr.astype(np.int64), rows.indices.astype(np.int32), rows.data
 
 
 def _under(prefix: str, arrays: Arrays) -> Arrays:

@@ -58,15 +58,32 @@ def test_overlapped_learning_gives_the_same_bits(estimator):
     assert sum(len(part) for part, _ in learned) == 400
 
 
-def test_a_stream_left_half_way_has_learned_exactly_what_it_yielded():
+def test_whenever_a_stream_yields_the_model_has_learned_exactly_that(estimator):
     """A trainer that is told to stop saves its model and its watermark together; they must agree."""
-    table = rows().append_column("label", pa.array(labels()))
-    stream = PipelineModel.build(pipeline(), SCHEMA)
+    targets = labels(classes=estimator.get("n_classes", 2))
+    table = rows().append_column("label", pa.array(targets))
+    stream, alone = (PipelineModel.build(pipeline(estimator), SCHEMA) for _ in range(2))
     batches = stream.learn_batches(table.to_batches(max_chunksize=70))
-    next(batches)
+    for start in (0, 70, 140):
+        next(batches)
+        alone.learn(rows().slice(start, 70), targets[start : start + 70])
+        assert stream.state_digest() == alone.state_digest()
     batches.close()
-    alone = PipelineModel.build(pipeline(), SCHEMA)
-    alone.learn(rows().slice(0, 70), labels()[:70])
+    assert stream.state_digest() == alone.state_digest()
+
+
+def test_a_stream_that_is_refused_has_learned_the_batches_before():
+    """The batch that follows was laid out before the refusal; nothing of it, nor of the refused one, may stay."""
+    table = rows().append_column("label", pa.array(np.arange(400) / 1e3))
+    steep = table.slice(140, 70).set_column(
+        table.schema.get_field_index("label"), "label", pa.array(np.full(70, 1e300))
+    )
+    given_batches = [table.slice(0, 70), table.slice(70, 70), steep, table.slice(210, 70)]
+    stream, alone = (PipelineModel.build(pipeline({"name": "FTRLRegressor"}), SCHEMA) for _ in range(2))
+    with pytest.raises(InputError, match="diverged"):
+        list(stream.learn_batches(given_batches))
+    for batch in given_batches[:2]:
+        alone.learn(batch, batch.column("label").to_numpy())
     assert stream.state_digest() == alone.state_digest()
 
 

@@ -70,9 +70,9 @@ class Stage(ABC):
         return {name: getattr(self, name) for name in keys}
 
     @property
-    def memoryless(self) -> bool:
-        """Whether its entries follow from the raw columns alone, which no stage before it replaces."""
-        return False
+    def light(self) -> bool:
+        """Whether its state is a few numbers, of which a copy may run ahead; where not, it reads no replaced column."""
+        return True
 
     @property
     def exact(self) -> bool:

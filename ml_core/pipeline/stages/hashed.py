@@ -67,7 +67,7 @@ class _Hashed(Stage):
         return 1 << self.bits if 0 < self.bits <= _MAX_BITS else 0
 
     @property
-    def memoryless(self) -> bool:
+    def light(self) -> bool:
         return not self.count_collisions
 
     def _take_in(self, slots: NDArray[np.int32], position: int, left: Any, right: Any) -> None:

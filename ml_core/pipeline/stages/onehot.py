@@ -93,6 +93,10 @@ class OneHot(Stage):
         return self.columns
 
     @property
+    def light(self) -> bool:
+        return False
+
+    @property
     def n_slots(self) -> int:
         return len(self.columns) * (self.cap + 1)
 
