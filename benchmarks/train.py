@@ -26,7 +26,7 @@ from sklearn.preprocessing import StandardScaler
 from benchmarks import scoring
 from benchmarks.flights import NUMBERS, SCHEMA, STRINGS, wide_flights
 from benchmarks.report import Row, bound, more, write
-from ml_core.data import tables, words
+from ml_core.data import examples, words
 from ml_core.data.ahead import Batches, ahead, slices
 from ml_core.data.attached import attached
 from ml_core.learners import FTRLClassifier
@@ -92,7 +92,7 @@ def stored(file: Path, count: int) -> Iterator[pa.RecordBatch]:
 
 def _slice(file: Path, first: int, stop: int) -> Batches:
     with attached(file) as connection:
-        yield from tables.read_examples(connection, first, stop, named=("labelled_at",), rows=BATCH_ROWS)
+        yield from examples.read(connection, first, stop, named=("labelled_at",), rows=BATCH_ROWS)
 
 
 def plain(file: Path, _: int) -> Iterator[pa.RecordBatch]:

@@ -2,7 +2,7 @@
 
 Making an instance takes DuckDB 25 to 50 ms, attaching a file to one 2. The instance computes in the thread that asks:
 a reader's other cores learn meanwhile. It may see the whole disk, so only SQL of the platform's own runs here; that of
-a project runs in its owner's instance (`ml_core.data.store`). A session ends with its file let go.
+a project runs in its owner's instance (`ml_core.data.file`). A session ends with its file let go.
 """
 
 from collections.abc import Iterator

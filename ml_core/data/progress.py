@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
+from pathlib import Path
 
 from ml_core.errors import DataError
 
@@ -61,3 +62,34 @@ def progress_of(content: str, where: str) -> Progress:
             " use that release, or restore the backup made before; if progress.json alone is damaged, remove it: it is"
             " made anew by the next absorption"
         ) from error
+
+
+class ProgressFile:
+    """A progress where sensors find it: replaced as a whole after each transaction it tells of.
+
+    Parameters
+    ----------
+    path : Path
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def read(self) -> Progress:
+        """Return what the file says; where there is none, that nothing has come."""
+        if not self._path.exists():
+            return Progress(offsets={})
+        return progress_of(self._path.read_text(encoding="utf-8"), str(self._path))
+
+    def says(self, progress: Progress) -> bool:
+        """Say whether the file says this; one that cannot be read does not."""
+        try:
+            return self._path.exists() and self.read() == progress
+        except DataError:
+            return False
+
+    def write(self, progress: Progress) -> None:
+        """Replace what the file says."""
+        part = self._path.with_suffix(".part")
+        part.write_text(as_text(progress) + "\n", encoding="utf-8")
+        part.replace(self._path)

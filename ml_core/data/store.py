@@ -1,9 +1,9 @@
 """The feature store: facts absorbed into DuckDB, a point-in-time feature row per entity, examples in one total order.
 
-One process at a time owns the DuckDB file, for as long as a short transaction takes (docs/adr/0002). `absorb` is that
-transaction: it takes in every whole segment of the log, builds the rows whose request time the flow's clock has
-reached, and appends the examples whose label became known, all or nothing. Readers share a read-only session;
-sensors read `progress.json` and never the file.
+One process at a time owns the DuckDB file (`ml_core.data.file`), for as long as a short transaction takes. `absorb` is
+that transaction: it takes in every whole segment of the log, builds the rows whose request time the flow's clock has
+reached, and appends the examples whose label became known, all or nothing. Readers share the file; sensors read
+`progress.json` and never the file.
 
 The flow's *clock* is the instant through which every partition is complete. A fact that comes in late, known at or
 before a clock that has already passed, is stamped with the first instant after it: rows requested earlier cannot
@@ -11,34 +11,27 @@ change, and a rebuild from the log's facts gives the same rows.
 """
 
 import hashlib
-import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias
 
 import duckdb
 import pyarrow as pa
 
 from ml_core.clock import as_utc
-from ml_core.data import tables
+from ml_core.data import examples, tables
 from ml_core.data.ahead import Batches, ahead, slices
-from ml_core.data.attached import attached
-from ml_core.data.lock import locked, wanted
+from ml_core.data.file import StoreFile
 from ml_core.data.log import EventLog, Segment
-from ml_core.data.progress import Progress, as_text, progress_of
+from ml_core.data.progress import Progress, ProgressFile
 from ml_core.data.words import decoded
-from ml_core.disk import room_for
-from ml_core.errors import DataError, FeatureError, StoreBusyError
+from ml_core.errors import FeatureError
 from ml_core.project import Flow, day_start
 
-Opening: TypeAlias = Callable[[], AbstractContextManager[duckdb.DuckDBPyConnection]]
-
 _BATCH_ROWS = 32_768
-_CLOSING = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,45 +67,44 @@ class FeatureStore:
         self.home = home
         self.directory = home / "flows" / flow.name
         self.log = EventLog(self.directory / "log")
-        self.waited_s = 0.0
+        self.spark_folder = home / flow.data.spark_folder if flow.data.spark_folder else self.directory / "spark"
         self._flow = flow
         self._features = root / flow.data.features
-        self._wait_s = wait_s
-        self._file = self.directory / "store.duckdb"
-        self._progress_file = self.directory / "progress.json"
-        self._owned: duckdb.DuckDBPyConnection | None = None
-        self._thread = threading.RLock()
-        self.spark_folder = home / flow.data.spark_folder if flow.data.spark_folder else self.directory / "spark"
+        self._progress = ProgressFile(self.directory / "progress.json")
         self._engine = self._engine_of(flow.data.engine)
+        seen = [self.log.directory]
+        if flow.serving.prediction_log is not None:
+            seen.append(home / flow.serving.prediction_log)
+        if flow.data.engine == "spark":
+            seen.append(self.spark_folder.resolve())
+        self._file = StoreFile(self.directory / "store.duckdb", log=self.log.directory, seen=seen, wait_s=wait_s)
 
     # -- what sensors read ---------------------------------------------------------------------------------------
 
     def progress(self) -> Progress:
         """Return how far the data has come, without opening the DuckDB file."""
-        if not self._progress_file.exists():
-            return Progress(offsets={})
-        return progress_of(self._progress_file.read_text(encoding="utf-8"), str(self._progress_file))
+        return self._progress.read()
+
+    @property
+    def waited_s(self) -> float:
+        """For how long sessions of this object waited for the file."""
+        return self._file.waited_s
 
     # -- what the owner does -------------------------------------------------------------------------------------
 
     @contextmanager
     def session(self) -> Iterator[None]:
         """Own the DuckDB file over several calls, as a replay does; `absorb` and reads then cost no opening."""
-        with self._owner():
+        with self._file.owner():
             yield
 
-    @contextmanager
-    def standing_still(self) -> Iterator[None]:
+    def standing_still(self) -> AbstractContextManager[None]:
         """Keep everybody else out; meanwhile the file is whole on disk, with nothing beside it, and may be copied."""
-        with self._thread, locked(self.directory, exclusive=True, wait_s=self._wait_s):
-            if self._file.exists():
-                with self._connected(read_only=False) as connection:
-                    connection.execute("checkpoint")
-            yield
+        return self._file.standing_still()
 
     def wanted(self) -> bool:
         """Say whether another process waits for the file; a resident owner then ends its session."""
-        return wanted(self.directory)
+        return self._file.wanted()
 
     def absorb(self, *, join_labels: bool = True) -> Absorbed:
         """Take in every pending segment in one transaction; nothing pending is no work.
@@ -135,7 +127,7 @@ class FeatureStore:
         StoreBusyError
             Another process kept the file for too long.
         """
-        with self._owner() as connection:
+        with self._file.owner() as connection:
             before = tables.read_progress(connection)
             # a step of a few hundred facts is all planning, which more threads only hold up
             connection.execute("reset threads" if before.clock is None else "set threads = 1")
@@ -146,8 +138,8 @@ class FeatureStore:
                 connection.execute("rollback")
                 raise
             connection.execute("commit")
-            if not self._told(after):  # also what an earlier owner took in and could not tell of any more
-                self._write_progress(after)
+            if not self._progress.says(after):  # also what an earlier owner took in and could not tell of any more
+                self._progress.write(after)
                 for partition, offset in (after.offsets or {}).items():
                     self.log.archive(partition, offset)
         return absorbed
@@ -157,7 +149,7 @@ class FeatureStore:
 
         The same rows as they grew by.
         """
-        with self._owner() as connection:
+        with self._file.owner() as connection:
             progress = tables.read_progress(connection)
             if progress.clock is None:
                 return
@@ -166,7 +158,7 @@ class FeatureStore:
             self._rebuild(connection, progress.offsets or {}, progress.clock)
             tables.write_progress(connection, after)
             connection.execute("commit")
-        self._write_progress(after)
+        self._progress.write(after)
 
     # -- what readers ask ----------------------------------------------------------------------------------------
 
@@ -187,7 +179,7 @@ class FeatureStore:
         file is held while a slice is read, never for as long as its consumer learns, and opening it for each batch
         would cost as much as reading it.
         """
-        alone = self._owned is None
+        alone = not self._file.owned
         read = partial(self._slice, rows=rows, named=("labelled_at",), alone=alone)
         if alone:
             yield from ahead(slices(read, first, stop))
@@ -196,35 +188,32 @@ class FeatureStore:
                 yield from list(part())
 
     def _slice(self, first: int, stop: int, *, rows: int, named: Sequence[str], alone: bool = False) -> Batches:
-        # a thread of its own waits for the file in bounded time, and never for what this object's owner does next
-        with self._shared() if alone else self._reader() as connection:
-            yield from tables.read_examples(connection, first, stop, named=named, rows=rows)
+        with self._file.shared() if alone else self._file.reader() as connection:
+            yield from examples.read(connection, first, stop, named=named, rows=rows)
 
     def offset_at(self, instant: datetime) -> int:
         """Return the offset of the first example that became known at or after `instant`."""
-        with self._reader() as connection:
+        with self._file.reader() as connection:
             query = "select count(*) from examples where labelled_at < ?"
             return int(connection.execute(query, [as_utc(instant)]).fetchall()[0][0])
 
     def feature_rows(self, start: datetime, end: datetime) -> pa.Table:
         """Return the rows requested in [start, end): `key`, `request_time`, then the features a caller sends."""
-        with self._reader() as connection:
+        with self._file.reader() as connection:
             return tables.read_features(connection, as_utc(start), as_utc(end))
 
-    @contextmanager
-    def reading(self) -> Iterator[duckdb.DuckDBPyConnection]:
+    def reading(self) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
         """Open a reader's session over several questions, for what sums over the tables rather than takes rows out."""
-        with self._reader(partial(self._connected, read_only=True)) as connection:
-            yield connection
+        return self._file.reader(with_all_cores=True)
 
     def schema(self) -> dict[str, str]:
         """Return the feature columns, each ``string`` or ``float``; raise FeatureError before the first row."""
-        with self._reader() as connection:
+        with self._file.reader() as connection:
             return tables.feature_schema(connection)
 
     def counts_between(self, first: date, end: date) -> dict[str, int]:
         """Count what belongs to the UTC days [first, end): facts by partition, feature rows by request, examples."""
-        with self._reader() as connection:
+        with self._file.reader() as connection:
             return tables.count_between(connection, self.log.partitions(), day_start(first), day_start(end))
 
     def fingerprint(self) -> str:
@@ -244,7 +233,7 @@ class FeatureStore:
             until=until,
             engine=self._engine,
         )
-        tables.rebuild_examples(connection)
+        examples.rebuild(connection)
 
     def _absorb(
         self, connection: duckdb.DuckDBPyConnection, before: Progress, *, join_labels: bool
@@ -278,9 +267,9 @@ class FeatureStore:
             until=clock,
             engine=self._engine,
         )
-        examples, late_labels, labelled_through = 0, 0, None
+        labelled, late_labels, labelled_through = 0, 0, None
         if join_labels or before.clock is None:
-            examples, late_labels, labelled_through = tables.append_examples(
+            labelled, late_labels, labelled_through = examples.append(
                 connection, self._flow.data, before.next_example, after=joined, until=clock
             )
             joined = clock
@@ -288,7 +277,7 @@ class FeatureStore:
             before,
             clock=clock,
             offsets=offsets,
-            next_example=before.next_example + examples,
+            next_example=before.next_example + labelled,
             labelled_through=labelled_through or before.labelled_through,
             late_facts=before.late_facts + late,
             late_labels=before.late_labels + late_labels,
@@ -296,7 +285,7 @@ class FeatureStore:
             features=definition,
         )
         tables.write_progress(connection, after)
-        return Absorbed(facts, rows, examples, late), after
+        return Absorbed(facts, rows, labelled, late), after
 
     def _clock(self, waiting: Mapping[str, Sequence[Segment]], before: datetime | None) -> datetime | None:
         """Return the instant every partition is complete through; None before all that the flow needs are there."""
@@ -322,104 +311,3 @@ class FeatureStore:
             raise FeatureError(
                 f"{self._flow.name}: expected the feature definition at {self._features}: {error}"
             ) from error
-
-    def _told(self, progress: Progress) -> bool:
-        """Say whether the file that sensors read says this; one that cannot be read is made anew."""
-        try:
-            return self._progress_file.exists() and self.progress() == progress
-        except DataError:
-            return False
-
-    def _write_progress(self, progress: Progress) -> None:
-        part = self._progress_file.with_suffix(".part")
-        part.write_text(as_text(progress) + "\n", encoding="utf-8")
-        part.replace(self._progress_file)
-
-    @contextmanager
-    def _owner(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        with self._thread:
-            if self._owned is not None:
-                yield self._owned
-                return
-            with room_for("the feature store", self._file), self._owned_file() as waited:
-                self.waited_s += waited
-                with self._connected(read_only=False) as connection:
-                    self._owned = connection
-                    try:
-                        yield connection
-                    finally:
-                        self._owned = None
-
-    @contextmanager
-    def _owned_file(self) -> Iterator[float]:
-        """Hold the file's lock; make it where there is none, under another name first, as it takes several writes."""
-        self.directory.mkdir(parents=True, exist_ok=True)
-        with locked(self.directory, exclusive=True, wait_s=self._wait_s) as waited:
-            if not self._file.exists():
-                fresh = self._file.with_suffix(".part")
-                fresh.unlink(missing_ok=True)
-                try:
-                    duckdb.connect(str(fresh)).close()
-                    fresh.rename(self._file)
-                finally:
-                    fresh.unlink(missing_ok=True)
-            yield waited
-
-    @contextmanager
-    def _reader(self, opened: Opening | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
-        with self._thread:
-            if self._owned is not None:
-                yield self._owned
-                return
-            with self._shared(opened) as connection:
-                yield connection
-
-    @contextmanager
-    def _shared(self, opened: Opening | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
-        if not self._file.exists():
-            raise DataError(f"{self._flow.name}: no facts were absorbed yet into {self.directory}; ingest some first")
-        with locked(self.directory, exclusive=False, wait_s=self._wait_s) as waited, ExitStack() as session:
-            self.waited_s += waited
-            with self._told_apart():
-                connection = session.enter_context((opened or partial(attached, self._file))())
-            yield connection
-
-    def _readable(self) -> list[str]:
-        """Return the folders that SQL may read: the event log, and where the flow has them predictions and Spark's."""
-        data, predictions = self._flow.data, self._flow.serving.prediction_log
-        folders = [self.log.directory]
-        if predictions is not None:
-            folders.append(self.home / predictions)
-        if data.engine == "spark":
-            folders.append(self.spark_folder.resolve())
-        return [str(folder.absolute()) for folder in folders]
-
-    @contextmanager
-    def _told_apart(self) -> Iterator[None]:
-        """Say of an error of DuckDB's at opening the file whose it is."""
-        try:
-            yield
-        except duckdb.Error as error:
-            if "Could not set lock" in str(error):
-                raise StoreBusyError(
-                    f"{self._file}: a process that is none of the platform's has it open: {error}; close it there"
-                ) from error
-            raise DataError(
-                f"{self._file}: expected a file that DuckDB {duckdb.__version__} reads, found: {error}. Where a later"
-                " release wrote it, use that release; else see whether the disk is full, or restore a backup. The facts"
-                f" are in {self.log.directory} all the same"
-            ) from error
-
-    @contextmanager
-    def _connected(self, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
-        with self._told_apart():
-            opened = duckdb.connect(str(self._file), read_only=read_only)
-        with opened as connection:
-            with _CLOSING:  # connections of one process to one file share what is set
-                if connection.execute("select current_setting('enable_external_access')").fetchall()[0][0]:
-                    # features.sql is run here: it finds the flow's own logs on the disk, and nothing else
-                    connection.execute("set allowed_directories = $1", [self._readable()])
-                    connection.execute("set enable_external_access = false")
-            connection.execute("set TimeZone = 'UTC'")
-            connection.execute("set enable_progress_bar = false")
-            yield connection

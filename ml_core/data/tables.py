@@ -2,25 +2,20 @@
 
 facts in `facts.<partition>` : the log's columns, `known_at` no earlier than the clock they came in at
 `features`                   : `key`, `request_time`, then what features.sql selects; a row per entity
-`examples`                   : `"offset"`, `labelled_at`, `key`, `request_time`, `label`, then the features of that row,
-                               strings as codes of `words`; dense from 0, stored in order of (`labelled_at`, `key`)
-`words`                      : the strings those codes stand for (`ml_core.data.words`)
+`examples`, `words`          : `ml_core.data.examples`, `ml_core.data.words`
 `progress`                   : one row, the same as progress.json
 
 All functions run inside the owner's transaction or a reader's session; none opens or commits anything.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Sequence, Set
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 import duckdb
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ml_core.data import words
-from ml_core.data.attached import beside
 from ml_core.data.log import OFFSET, Segment
 from ml_core.data.progress import Progress, as_text, progress_of
 from ml_core.errors import FeatureError, SegmentError
@@ -29,12 +24,11 @@ from ml_core.project import DataSettings
 
 Connection = duckdb.DuckDBPyConnection
 
-_NUMERIC = "FLOAT"
+NUMERIC = "FLOAT"
 _CATEGORICAL = "VARCHAR"
 _BEGINNING = datetime(1, 1, 1, tzinfo=UTC)
 _INSTANT = timedelta(microseconds=1)
 _EXAMPLE_COLUMNS = {"offset", "labelled_at", "label"}
-_INSERTED_ROWS = 262_144
 
 
 def quoted(name: str) -> str:
@@ -224,134 +218,6 @@ def _collect_requests(connection: Connection, data: DataSettings, *, after: date
     )
 
 
-def append_examples(
-    connection: Connection, data: DataSettings, first: int, *, after: datetime | None, until: datetime
-) -> tuple[int, int, datetime | None]:
-    """Append the examples that became known in (after, until]; return how many, how many were too late, and the last.
-
-    An example becomes known with its label, but not before its features are asked for. An entity's first label
-    counts. One that comes after the label window is counted, not joined.
-    """
-    _create_examples(connection)
-    key, label = quoted(data.key), quoted(data.label)
-    labels = f"from facts.{quoted(data.label_fact)} where {label} is not null"
-    connection.execute(
-        f"""
-        create or replace temp table labelled as
-        with labels as (  -- those that came now, and those that waited for rows built now
-            select {key} as key, known_at, {label}::float as label, {OFFSET} as log_offset
-            {labels} and known_at > $after and known_at <= $until
-            union all
-            select {key}, known_at, {label}::float, {OFFSET}
-            {labels} and known_at > $after - $window and known_at <= $after
-            and {key} in (select key from features where request_time > $after)
-        ),
-        rows as (  -- an older row's label would be too late; the same span again, so that it can be counted as such
-            select key, request_time from features where request_time > $after - 2 * $window
-        ),
-        seen as (select key from examples where labelled_at > $after - 2 * $window)
-        select key, request_time, label, greatest(known_at, request_time) as labelled_at,
-               known_at > request_time + $window as too_late
-        from labels
-        join rows using (key)
-        anti join seen using (key)
-        qualify row_number() over (partition by key order by known_at, log_offset) = 1
-        """,  # noqa: S608 - identifiers are quoted, the rest is ours
-        {"after": after or datetime(1900, 1, 1, tzinfo=UTC), "until": until, "window": data.label_window},
-    )
-    connection.execute(
-        "create or replace temp table fresh as select $first + row_number() over (order by labelled_at, key) - 1"
-        ' as "offset", labelled_at, key, request_time, label from labelled where not too_late',
-        {"first": first},
-    )
-    _insert_fresh(connection)
-    appended, too_late, last = connection.execute(
-        "select count(*) filter (not too_late), count(*) filter (too_late),"
-        " max(labelled_at) filter (not too_late) from labelled"
-    ).fetchall()[0]
-    return int(appended), int(too_late), last and last.astimezone(UTC)
-
-
-def rebuild_examples(connection: Connection) -> None:
-    """Store the examples again, beside the features as they are now."""
-    if not _exists(connection, "examples"):
-        return
-    connection.execute(
-        'create or replace temp table fresh as select "offset", labelled_at, key, request_time, label from examples'
-    )
-    connection.execute("drop table examples")
-    connection.execute("drop table if exists words")
-    _create_examples(connection)
-    _insert_fresh(connection)
-
-
-def read_examples(
-    connection: Connection, first: int, stop: int, *, named: Sequence[str], rows: int
-) -> Iterator[pa.RecordBatch]:
-    """Yield examples [first, stop) in order, in batches of `rows`, their strings as Arrow dictionaries.
-
-    Where there are none, one batch without rows.
-    Columns: `offset`, those of `named`, `label`, then the features.
-    """
-    schema = feature_schema(connection)
-    dictionaries = words.Dictionaries(connection, _texts(schema), stop - first)
-    columns = ", ".join(map(quoted, ("offset", *named, "label", *schema)))
-    # stored in this order and read back in it; sorting again costs as much as reading
-    query = f'select {columns} from examples where "offset" >= $first and "offset" < $stop'  # noqa: S608 - identifiers are quoted
-    at = first
-    with beside(connection) as scan:  # so that a dictionary can be asked for meanwhile
-        reader = scan.sql(query, params={"first": at, "stop": stop}).to_arrow_reader(rows)
-        for batch in reader:
-            if not np.array_equal(batch.column("offset"), np.arange(at, at + batch.num_rows)):
-                break
-            yield dictionaries.attach(batch)
-            at += batch.num_rows
-        else:
-            if at == first:
-                yield dictionaries.attach(pa.RecordBatch.from_pylist([], reader.schema))
-            return
-        reader = scan.sql(f'{query} order by "offset"', params={"first": at, "stop": stop}).to_arrow_reader(rows)
-        yield from map(dictionaries.attach, reader)
-
-
-def _create_examples(connection: Connection) -> None:
-    if _exists(connection, "examples"):
-        return
-    kinds = {"string": words.CODE, "float": _NUMERIC}
-    features = "".join(f", {quoted(name)} {kinds[kind]}" for name, kind in feature_schema(connection).items())
-    connection.execute(
-        'create table examples ("offset" bigint, labelled_at timestamptz, key varchar, request_time timestamptz,'
-        f" label float{features})"
-    )
-
-
-def _insert_fresh(connection: Connection) -> None:
-    """Append the examples of `fresh` with their features, so many at a time."""
-    schema = feature_schema(connection)
-    columns = ", ".join(map(quoted, schema))
-    first, stop = connection.execute('select min("offset"), max("offset") + 1 from fresh').fetchall()[0]
-    for start in range(first or 0, stop or 0, _INSERTED_ROWS):
-        chosen = connection.sql(
-            f"""
-            with chosen as (from fresh where "offset" >= $start and "offset" < $start + {_INSERTED_ROWS}),
-            bounds as (select min(request_time) as earliest, max(request_time) as latest from chosen)
-            select chosen.*, {columns}
-            from chosen
-            join (select key, {columns} from features where request_time >= (select earliest from bounds)
-                  and request_time <= (select latest from bounds)) as features using (key)
-            order by "offset"
-            """,  # noqa: S608 - identifiers are quoted
-            params={"start": start},
-        ).to_arrow_table()
-        connection.register("encoded", words.encode(connection, chosen, _texts(schema)))
-        connection.execute('insert into examples by name from encoded order by "offset"')
-        connection.unregister("encoded")
-
-
-def _texts(schema: Mapping[str, str]) -> list[str]:
-    return [name for name, kind in schema.items() if kind == "string"]
-
-
 def read_features(connection: Connection, start: datetime, end: datetime) -> pa.Table:
     """Return the feature rows requested in [start, end), in the order of their requests."""
     return connection.sql(
@@ -362,10 +228,10 @@ def read_features(connection: Connection, start: datetime, end: datetime) -> pa.
 
 def feature_schema(connection: Connection) -> dict[str, str]:
     """Return the feature columns by name, each ``string`` or ``float``."""
-    if not _exists(connection, "features"):
+    if not exists(connection, "features"):
         raise FeatureError("expected a feature table, found none; ingest facts of every partition first")
     described = connection.execute("describe features").fetchall()
-    kinds = {_CATEGORICAL: "string", _NUMERIC: "float"}
+    kinds = {_CATEGORICAL: "string", NUMERIC: "float"}
     return {row[0]: kinds[row[1]] for row in described if row[0] not in {"key", "request_time"}}
 
 
@@ -382,7 +248,8 @@ def count_between(connection: Connection, partitions: Sequence[str], start: date
     return counts
 
 
-def _exists(connection: Connection, table: str) -> bool:
+def exists(connection: Connection, table: str) -> bool:
+    """Say whether a table is there."""
     query = """
         select count(*) from duckdb_tables()
         where database_name = current_database() and schema_name = 'main' and table_name = ? and not temporary
@@ -398,7 +265,7 @@ def _check_contract(connection: Connection, data: DataSettings) -> None:
     for name, kind in list(described.items())[2:]:
         if name.lower() in _EXAMPLE_COLUMNS:
             raise FeatureError(f"{data.features}: a feature cannot be called {name!r}, examples have that; rename it")
-        if kind not in {_CATEGORICAL, _NUMERIC}:
+        if kind not in {_CATEGORICAL, NUMERIC}:
             raise FeatureError(
-                f"{data.features}: expected feature {name!r} as {_CATEGORICAL} or {_NUMERIC}, found {kind}; cast it"
+                f"{data.features}: expected feature {name!r} as {_CATEGORICAL} or {NUMERIC}, found {kind}; cast it"
             )
