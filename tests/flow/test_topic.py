@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ml_core.flow import topic
 from ml_core.flow.topic import Chunk, ModelReader, ModelWriter, StreamedModel, put_together, take_apart
 from ml_core.pipeline import PipelineModel
 from ml_core.project import PipelineSettings
@@ -159,7 +158,7 @@ def test_a_header_that_does_not_fit_its_blocks_is_refused(changed: dict[str, Any
 
 def test_large_publications_are_cut_into_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A broker refuses records beyond its limit."""
-    monkeypatch.setattr(topic, "CHUNK_BYTES", 500)
+    monkeypatch.setattr("ml_core.flow.topic.chunks.CHUNK_BYTES", 500)
     cut = published(5)
     assert len(cut[0][1]) > 3
     assert all(len(chunk.value) <= 500 for _, chunks in cut for chunk in chunks)
@@ -169,7 +168,7 @@ def test_large_publications_are_cut_into_chunks(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_compacted_topic_reads_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compaction keeps the newest record of each key, in the order of the topic."""
-    monkeypatch.setattr(topic, "CHUNK_BYTES", 700)
+    monkeypatch.setattr("ml_core.flow.topic.chunks.CHUNK_BYTES", 700)
     cut = published(11)
     chunks = [chunk for _, publication in cut for chunk in publication]
     newest = {chunk.key: place for place, chunk in enumerate(chunks)}
@@ -182,7 +181,7 @@ def test_a_topic_compacted_while_a_snapshot_was_written_still_holds_the_one_befo
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A follower that starts at that moment has something to serve."""
-    monkeypatch.setattr(topic, "CHUNK_BYTES", 700)
+    monkeypatch.setattr("ml_core.flow.topic.chunks.CHUNK_BYTES", 700)
     cut = published(9)
     assert cut[8][1][0].key.startswith(b"snapshot")
     assert len(cut[8][1]) > 1

@@ -42,7 +42,7 @@ def test_each_row_is_scored_by_what_its_follower_had(  # noqa: PLR0917 - fixture
             live(store, store.progress().next_example, stop)
             feed.step()
         drained(learner).publish()
-        known.append(datetime.fromisoformat(learner._through))
+        known.append(datetime.fromisoformat(learner._state.through))
         learner.model.save(tmp_path / str(len(known)))
     table = rescored(broker, address_of(broker, flow), feature_topic(flow.name), EVERY)
     asked = table.column("request_time").to_pylist()

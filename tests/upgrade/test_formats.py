@@ -140,7 +140,7 @@ def test_a_later_record_on_a_model_topic_is_refused(monkeypatch: pytest.MonkeyPa
     """The last good model goes on serving, and the reason can be read."""
     record = json.loads((state / "topic.json").read_text())[0]
     headers = {name: value.encode() for name, value in record["headers"].items()}
-    monkeypatch.setattr(topic, "FORMAT", 0)
+    monkeypatch.setattr("ml_core.flow.topic.publication.FORMAT", 0)
     reader = topic.ModelReader()
     assert reader.read(base64.b64decode(record["value"]), headers) is None
     assert "expected format 0, found 2; bring this predictor up to date" in (reader.problem or "")

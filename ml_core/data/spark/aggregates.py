@@ -6,9 +6,9 @@ promises, so no two runs would have to agree. The mean is the exact sum over the
 
 from sqlglot import exp
 
-from ml_core.data.spark.operators import spread
 from ml_core.data.spark.rules import WINDOWS, name_of, refuse, rule
 from ml_core.data.spark.scope import bare, ticked
+from ml_core.data.spark.times import spread
 from ml_core.data.spark.types import WHOLE, fields, is_struct, spark_type
 from ml_core.data.spark.writer import Writer
 

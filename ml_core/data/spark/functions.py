@@ -6,8 +6,10 @@ floor and ceil of doubles (the zero's sign, other types), numbers as texts.
 
 from sqlglot import exp
 
-from ml_core.data.spark.operators import as_text, chosen, compared, text
+from ml_core.data.spark.casts import as_text
+from ml_core.data.spark.comparisons import chosen, compared
 from ml_core.data.spark.rules import name_of, refuse, rule
+from ml_core.data.spark.terms import text
 from ml_core.data.spark.types import REAL, WHOLE
 from ml_core.data.spark.writer import Writer
 

@@ -1,11 +1,11 @@
-"""Rules for functions of dates, times and spans; as texts only through strftime, whose letters both engines share."""
+"""Rules for dates, times and spans; as texts only through strftime, whose letters both engines share."""
 
 import re
 
 from sqlglot import exp
 
-from ml_core.data.spark.operators import text
 from ml_core.data.spark.rules import call, refuse, rule
+from ml_core.data.spark.terms import text
 from ml_core.data.spark.types import INSTANT, TEMPORAL
 from ml_core.data.spark.writer import Writer
 
@@ -32,6 +32,7 @@ _STRFTIME = {
     "%-I": "h", "%M": "mm", "%-M": "m", "%S": "ss", "%-S": "s", "%f": "SSSSSS", "%j": "DDD", "%p": "a", "%a": "EEE",
     "%A": "EEEE", "%b": "MMM", "%B": "MMMM",
 }  # fmt: skip
+_UNITS = ("MICROSECOND", "MILLISECOND", "SECOND", "MINUTE", "HOUR", "DAY", "WEEK", "MONTH", "YEAR")
 
 
 def _moment(writer: Writer, node: exp.Expr, what: str) -> str:
@@ -166,3 +167,36 @@ def to_days(writer: Writer, node: exp.ToDays) -> str:
     """Return a span of so many days of 24 hours, as they are in UTC."""
     number = writer.typed(node.this, ("TINYINT", "SMALLINT", "INTEGER", "BIGINT"), "to_days")
     return f"(cast({number} as bigint) * interval '86400' second)"
+
+
+@rule("operators", ["at time zone"], exp.AtTimeZone)
+def at_time_zone(writer: Writer, node: exp.AtTimeZone) -> str:
+    """Return what the clocks of a zone show at an instant."""
+    zone = node.args["zone"]
+    if writer.type(node.this) != INSTANT or not isinstance(zone, exp.Literal):
+        hint = "keep instants as timestamptz, and name the zone"
+        refuse(node, "at time zone from a local time to an instant", "an hour that comes twice", hint=hint)
+    utc = f"cast({writer.write(node.this)} as timestamp_ntz)"
+    return f"convert_timezone('UTC', {text(zone.name)}, {utc})"
+
+
+@rule("operators", ["interval"], exp.Interval)
+def interval(_writer: Writer, node: exp.Interval) -> str:
+    """Write a span of a whole number of units."""
+    unit = str(node.args["unit"].name).upper().removesuffix("S") if node.args.get("unit") else ""
+    count = node.this
+    if not (isinstance(count, exp.Literal) and count.name.lstrip("-").isdigit() and unit in _UNITS):
+        refuse(node, node.sql("duckdb").lower(), hint="write a whole number and a unit, such as interval 3 hour")
+    return spread(int(count.name), unit)
+
+
+def spread(count: int, unit: str) -> str:
+    """Return an interval literal of Spark: days to microseconds, or years and months."""
+    if unit in ("MONTH", "YEAR"):
+        return f"interval '{count}' {unit.lower()}"
+    seconds = {"WEEK": 604_800, "DAY": 86_400, "HOUR": 3_600, "MINUTE": 60, "SECOND": 1}.get(unit)
+    if seconds is None:
+        scale = 1_000 if unit == "MILLISECOND" else 1
+        whole, rest = divmod(abs(count) * scale, 1_000_000)
+        return f"interval '{'-' if count < 0 else ''}{whole}.{rest:06d}' second"
+    return f"interval '{count * seconds}' second"

@@ -14,7 +14,7 @@ from sqlglot import exp
 from sqlglot.errors import SqlglotError
 from sqlglot.optimizer.qualify import qualify
 
-from ml_core.data.spark import aggregates, functions, operators, times
+from ml_core.data.spark import aggregates, arithmetic, casts, comparisons, functions, terms, times
 from ml_core.data.spark.probe import Probe
 from ml_core.data.spark.rules import refuse
 from ml_core.data.spark.scope import Source, ticked
@@ -22,7 +22,7 @@ from ml_core.data.spark.select import SelectWriter
 from ml_core.data.spark.types import is_struct
 from ml_core.errors import FeatureError
 
-_ = (aggregates, functions, operators, times)  # importing them fills the table of rules
+_ = (aggregates, arithmetic, casts, comparisons, functions, terms, times)  # importing them fills the table of rules
 
 
 @dataclass(frozen=True, slots=True)
