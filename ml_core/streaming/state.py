@@ -67,6 +67,8 @@ class LearnerState:
     def begin(self, head: ModelVersion) -> None:
         """Load the state of `head`, or of a checkpoint that continues it, and stand where that stands.
 
+        Where it raises, the state is what it was.
+
         Raises
         ------
         ProjectError
@@ -76,11 +78,11 @@ class LearnerState:
         StreamError
             The head has learned what the store does not have.
         """
-        self._fingerprint = self._store.fingerprint()
-        if head.feature_fingerprint != self._fingerprint:
+        fingerprint = self._store.fingerprint()
+        if head.feature_fingerprint != fingerprint:
             raise StateError(
                 f"{self._flow.name}: version {head.version} was trained on features {head.feature_fingerprint[:12]},"
-                f" the feature table is now {self._fingerprint[:12]}; run the full training"
+                f" the feature table is now {fingerprint[:12]}; run the full training"
             )
         kept = self._checkpoints.newest(head, self._flow.pipeline)
         if kept is None:
@@ -88,21 +90,23 @@ class LearnerState:
                 model = PipelineModel.load(package.directory / STATE, self._flow.pipeline)
             nothing = ScoredSlice(head.next_example, np.empty(0), no_scores(model.n_classes), no_scores())
             kept = Position.at(head), model, nothing
-        self.position, self.model, evidence = kept
-        if not self.model.by_row:
+        position, model, evidence = kept
+        if not model.by_row:
             raise ProjectError(f"{self._flow.name}: its pipeline does not learn row by row; train it by increments")
-        if self.position.watermark > self._store.progress().next_example:
+        if position.watermark > self._store.progress().next_example:
             raise StreamError(
-                f"{self._flow.name}: version {head.version} has learned {self.position.watermark} examples, the store"
+                f"{self._flow.name}: version {head.version} has learned {position.watermark} examples, the store"
                 f" holds {self._store.progress().next_example}; is MODELFLOW_HOME the one it was trained in?"
             )
+        last = self._store.examples(max(0, position.watermark - _GOLDEN_ROWS), position.watermark)
+        # all that can fail has been done: a state of two lineages would be written down as one of the new
+        self._fingerprint, self.position, self.model = fingerprint, position, model
         settings = self._flow.stream.learn
-        self.breaker = Breaker(task_of(self.model.n_classes), settings.breaker_rows, settings.breaker_ratio)
+        self.breaker = Breaker(task_of(model.n_classes), settings.breaker_rows, settings.breaker_ratio)
         self._keep(evidence)
         if evidence.labels.size:
             self.breaker.watch(evidence.labels, evidence.scores)
-        last = self._store.examples(max(0, self.position.watermark - _GOLDEN_ROWS), self.position.watermark)
-        self.golden = golden_rows(last, self.model.signature)
+        self.golden = golden_rows(last, model.signature)
         self.through = head.trained_through.isoformat()
         if last.num_rows:
             self.through = last.column("labelled_at")[-1].as_py().isoformat()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from ml_core.data import FeatureStore
+from ml_core.data.progress import Progress
 from ml_core.errors import RegistryError, StreamError
 from ml_core.flow.registry import Registry
 from ml_core.flow.topic import ModelReader, StreamedModel, take_apart
@@ -16,10 +17,12 @@ from ml_core.pipeline import PipelineModel
 from ml_core.project import Flow
 from ml_core.streaming.breaker import Breaker
 from ml_core.streaming.broker import Broker
+from ml_core.streaming.checkpoint import Checkpoints
 from ml_core.streaming.cli import _once_possible
 from ml_core.streaming.feed import Feed
 from ml_core.streaming.learner import Learner
 from ml_core.streaming.publisher import model_topic
+from ml_core.streaming.state import LearnerState
 from ml_core.training import judge_and_promote, train_full, train_increment
 from tests.data.conftest import arrived, at, ordered
 from tests.registries import empty_registry
@@ -239,6 +242,27 @@ def test_a_head_that_others_made_is_continued_without_a_gap(  # noqa: PLR0917 - 
     assert learner.position.watermark == store.progress().next_example
     assert learner.model.state_digest() == undisturbed(flow, store, 0, learner.position.watermark)
     assert streamed(broker, flow)[1].described["parent"] == other.version
+
+
+def test_a_head_that_cannot_be_continued_changes_nothing(
+    flow: Flow, store: FeatureStore, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The checkpoint written at the end would call the evidence of the old lineage that of the new."""
+    old = registry.head(flow.name)
+    assert old is not None
+    state = LearnerState(flow, store, registry, Checkpoints(tmp_path / "learner"))
+    state.begin(old)
+    before = (state.position, state.model.state_digest(), state.described())
+    live(store, 300, 600)
+    new = train_increment(flow, store, registry)
+    assert new is not None
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "progress", lambda: Progress(next_example=300))
+        with pytest.raises(StreamError, match="the store holds 300"):
+            state.begin(new)
+    assert (state.position, state.model.state_digest(), state.described()) == before
+    state.begin(new)
+    assert state.position.base == new.version
 
 
 def test_one_process_learns_a_flow_and_one_without_a_head_says_so(  # noqa: PLR0917 - fixtures
