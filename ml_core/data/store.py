@@ -176,8 +176,8 @@ class FeatureStore:
         Columns: `offset`, `labelled_at`, `label`, then the features, strings as Arrow dictionaries. Keys and request
         times stay behind: learning has no use for them, and reading them costs about as much as reading the rest.
         Slices of several batches are read in a thread of their own, each without a pause and the next one ahead: the
-        file is held while a slice is read, never for as long as its consumer learns, and opening it for each batch
-        would cost as much as reading it.
+        file is held while a slice is read, never for as long as its consumer learns, and a session for each batch
+        would cost several times what reading it does.
         """
         alone = not self._file.owned
         read = partial(self._slice, rows=rows, named=("labelled_at",), alone=alone)
