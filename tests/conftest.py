@@ -24,6 +24,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fail-on-skip", action="store_true", help="a skipped test makes the session fail")
 
 
+def pytest_configure() -> None:
+    """Let Python keep what it compiles, whatever the environment says.
+
+    Tests start more than a hundred processes that import MLflow or Dagster; where `PYTHONDONTWRITEBYTECODE` is set, as
+    it often is in containers, each of them would compile all of that again, for ten seconds and more.
+    """
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
+
+
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Turn success into failure when a test was skipped and none may be."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
