@@ -17,11 +17,38 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+# whoever begins one of these last keeps the others waiting; the first is the longest
+LONGEST = [
+    "faults/test_demo_killed.py",
+    "integration/test_running_platform.py",
+    "test_readme.py",
+    "flow/test_interrupted.py",
+    "flow/test_registry.py",
+    "streaming/test_learner.py",
+    "flow/test_backup.py",
+    "training/spark/test_learning.py",
+]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add `--fail-on-skip`, which `.ci/run` sets."""
     parser.addoption("--fail-on-skip", action="store_true", help="a skipped test makes the session fail")
+
+
+def pytest_configure() -> None:
+    """Let Python keep what it compiles, whatever the environment says.
+
+    Tests start more than a hundred processes that import MLflow or Dagster; where `PYTHONDONTWRITEBYTECODE` is set, as
+    it often is in containers, each of them would compile all of that again, for ten seconds and more.
+    """
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest files, so that workers that take one file after the other end at about the same time."""
+    places = {ROOT / "tests" / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(LONGEST)))
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

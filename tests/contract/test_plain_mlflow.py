@@ -33,7 +33,7 @@ ROWS = {"shop": ["a", None, "\u2603 never seen", ""], "days": [1.0, 2.5, None, -
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("pandas", ["2", "3"])
+@pytest.mark.parametrize("pandas", ["2", pytest.param("3", marks=pytest.mark.slow)])  # the lock has 3: other tests do
 def test_plain_mlflow_gives_the_sidecars_scores_without_pickle(
     plain_environment: Callable[..., Path],
     publish: Callable[..., ModelVersion],

@@ -17,7 +17,7 @@ def looked_into(folder: Path, text: str, **known: str) -> Inspection:
     return inspect_source(file, **known)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 def test_a_table_of_random_names_is_understood(tmp_path: Path, seed: int) -> None:
     """Nothing may depend on what columns are called."""
     table = unseen(tmp_path, seed)

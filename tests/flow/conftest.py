@@ -94,6 +94,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     home = tmp_path_factory.mktemp("mlflow-server")
     with Supervisor(home) as supervisor:
         port = free_port()
+        empty_registry(home / "mlflow" / "mlflow.db")  # the server would spend seconds on its migrations
         uri = start_mlflow(supervisor, home, port)
         wait_for_mlflow(supervisor, port)
         yield uri
@@ -142,6 +143,14 @@ def postgresql() -> Iterator[str]:
 def sqlite(tmp_path: Path) -> str:
     """Return the address of an empty MLflow database of this test's own."""
     return empty_registry(tmp_path / "mlflow.db")
+
+
+# for what asks a server nothing that other tests do not ask it: it takes several times as long to answer as a file
+FIRST_IN_A_FILE = pytest.mark.parametrize(
+    "registry",
+    ["sqlite", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("http", "postgresql"))],
+    indirect=True,
+)
 
 
 @pytest.fixture(params=["sqlite", "http", pytest.param("postgresql", marks=pytest.mark.slow)])

@@ -14,7 +14,7 @@ from ml_core.flow.moves import SOMEONE, people_move
 from ml_core.flow.registry import Registry
 from ml_core.flow.shelf import Standing
 from ml_core.flow.version import ModelVersion
-from tests.flow.conftest import ACCEPTED, aliases, stages
+from tests.flow.conftest import ACCEPTED, FIRST_IN_A_FILE, aliases, stages
 from tests.flow.test_registry import break_package
 
 Publish = Callable[..., ModelVersion]
@@ -66,6 +66,7 @@ def test_a_move_to_production_is_completed_and_is_theirs(flow: Registry, archive
     assert flow.reconcile("shop") == []
 
 
+@FIRST_IN_A_FILE
 def test_an_alias_set_by_a_person_moves_the_stages(flow: Registry) -> None:
     Person(flow).alias("champion", 3)
     flow.reconcile("shop")
@@ -74,6 +75,7 @@ def test_an_alias_set_by_a_person_moves_the_stages(flow: Registry) -> None:
     assert flow.ledger.last("shop").why == "alias champion was set"
 
 
+@FIRST_IN_A_FILE
 def test_a_challenger_named_by_a_person_stands_in_staging(flow: Registry) -> None:
     person = Person(flow)
     person.move(3, "Staging")
@@ -88,6 +90,7 @@ def test_a_challenger_named_by_a_person_stands_in_staging(flow: Registry) -> Non
     assert aliases(flow) == {"champion": 2, "previous": 1}
 
 
+@FIRST_IN_A_FILE
 def test_a_champion_taken_out_of_production_is_retired_and_may_come_back(flow: Registry) -> None:
     person = Person(flow)
     person.move(2, "Archived")
@@ -99,6 +102,7 @@ def test_a_champion_taken_out_of_production_is_retired_and_may_come_back(flow: R
     assert aliases(flow) == {"champion": 2, "previous": 1}
 
 
+@FIRST_IN_A_FILE
 def test_an_alias_taken_away_follows_the_stages_again(flow: Registry) -> None:
     person = Person(flow)
     person.alias("champion", None)
@@ -111,6 +115,7 @@ def test_an_alias_taken_away_follows_the_stages_again(flow: Registry) -> None:
     assert flow.reconcile("shop") == []
 
 
+@FIRST_IN_A_FILE
 def test_a_broken_version_moved_by_a_person_is_moved_back_with_the_reason(flow: Registry) -> None:
     """The move skips the gate, never the verification."""
     break_package(flow, flow.version("shop", 3))
@@ -124,6 +129,7 @@ def test_a_broken_version_moved_by_a_person_is_moved_back_with_the_reason(flow: 
     assert SOMEONE in entry.why
 
 
+@FIRST_IN_A_FILE
 def test_a_promotion_that_meets_a_persons_move_is_judged_again(flow: Registry) -> None:
     """The gate compared with version 2; a person has made version 1 champion since."""
     Person(flow).move(1, "Production", archive=True)

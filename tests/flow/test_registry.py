@@ -16,7 +16,7 @@ from ml_core.flow.registry import Registry
 from ml_core.flow.verdict import Verdict
 from ml_core.flow.version import ModelVersion
 from orchestration.processes import free_port
-from tests.flow.conftest import ACCEPTED, aliases, stages
+from tests.flow.conftest import ACCEPTED, FIRST_IN_A_FILE, aliases, stages
 
 Publish = Callable[..., ModelVersion]
 REFUSED = Verdict(accepted=False, policy="non-inferiority", rows=9, reasons=("worse",), figures={})
@@ -108,6 +108,7 @@ def test_between_the_stage_and_the_alias_of_a_promotion_a_look_stays_one_request
     reader.close()
 
 
+@FIRST_IN_A_FILE
 def test_a_promotion_asked_for_twice_is_made_once(registry: Registry, publish: Publish) -> None:
     """Whoever repeats a call after a lost answer must not write a second entry."""
     publish(registry, 1)
@@ -116,6 +117,7 @@ def test_a_promotion_asked_for_twice_is_made_once(registry: Registry, publish: P
     assert (once.number, again.number) == (1, 1)
 
 
+@FIRST_IN_A_FILE
 def test_a_forced_promotion_needs_a_reason_and_is_recorded(registry: Registry, publish: Publish) -> None:
     publish(registry, 1)
     registry.promote("shop", 1, verdict=ACCEPTED, expected_champion=None)
@@ -134,6 +136,7 @@ def test_a_forced_promotion_needs_a_reason_and_is_recorded(registry: Registry, p
     assert registry.version("shop", 2).verdict == REFUSED
 
 
+@FIRST_IN_A_FILE
 def test_rolling_back_walks_the_champions_back_and_forward_again(registry: Registry, publish: Publish) -> None:
     """Rolling back twice goes two champions back, not back and forth."""
     for number in (1, 2, 3):
@@ -152,6 +155,7 @@ def test_rolling_back_walks_the_champions_back_and_forward_again(registry: Regis
     assert [entry.kind for entry in registry.ledger.entries("shop")] == ["promote"] * 3 + ["rollback"] * 3
 
 
+@FIRST_IN_A_FILE
 def test_rolling_back_to_what_never_served_is_refused(registry: Registry, publish: Publish) -> None:
     publish(registry, 1)
     registry.promote("shop", 1, verdict=ACCEPTED, expected_champion=None)

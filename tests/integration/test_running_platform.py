@@ -22,6 +22,7 @@ from ml_core.flow.registry import Registry
 from ml_core.project import Project, load_project
 from orchestration.processes import Supervisor, answers, free_port, start_mlflow, wait_for_mlflow
 from tests.integration.graphql import launch
+from tests.registries import empty_registry
 
 ROOT = Path(__file__).parents[2]
 START = datetime(2024, 5, 1, tzinfo=UTC)
@@ -116,6 +117,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     # the first to open an instance makes its tables: not two processes at once
     with dg.DagsterInstance.from_config(str(dagster_home)) as instance, Supervisor(home) as supervisor:
         mlflow_port, port = free_port(), free_port()
+        empty_registry(home / "mlflow" / "mlflow.db")  # the server would spend seconds on its migrations
         tracking_uri = start_mlflow(supervisor, home, mlflow_port)
         environment = {
             "DAGSTER_HOME": str(dagster_home),

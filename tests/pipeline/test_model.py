@@ -168,7 +168,7 @@ for place, estimator in enumerate(ESTIMATORS):
 """
 
 
-@pytest.mark.parametrize("hash_seed", ["1", "2"])
+@pytest.mark.parametrize("hash_seed", ["1", pytest.param("2", marks=pytest.mark.slow)])  # this process has its own
 def test_models_saved_in_mid_stream_continue_in_a_new_process_bit_for_bit(hash_seed, tmp_path):
     """Promise 3: kill the trainer anywhere, and the final weights are those of an undisturbed run."""
     expected = []

@@ -16,6 +16,7 @@ from ml_core.streaming.feed import Feed
 from ml_core.streaming.learner import Learner
 from ml_core.streaming.publisher import model_topic
 from serving import LocalPredictor
+from serving.following import FollowerSettings
 from serving.http import Sidecar
 from serving.log import LogSettings, PredictionLog
 from serving.topic import TopicAddress, TopicFollower
@@ -34,16 +35,22 @@ def address_of(broker: Broker, flow: Flow) -> str:
 
 def followed(follower: TopicFollower, sequence: int) -> None:
     """Step until a publication is served."""
-    for _ in range(200):
+    stepped(follower, lambda: follower.current is not None and follower.current.version == sequence)
+
+
+def stepped(follower: TopicFollower, until: Callable[[], object]) -> None:
+    """Step until something holds."""
+    for _ in range(600):
         follower.step()
-        if follower.current is not None and follower.current.version == sequence:
+        if until():
             return
-    pytest.fail(f"publication {sequence} was never served: {follower.last_error}")
+    pytest.fail(f"it never came to be: {follower.last_error}")
 
 
 @pytest.fixture
 def follower(broker: Broker, flow: Flow) -> TopicFollower:
-    return TopicFollower(TopicAddress.parse(address_of(broker, flow)), broker=broker)
+    settings = FollowerSettings(poll_interval_s=0.1)  # a step takes as long where nothing comes
+    return TopicFollower(TopicAddress.parse(address_of(broker, flow)), broker=broker, settings=settings)
 
 
 def taught(learner: Learner, store: FeatureStore, feed: Feed, stop: int) -> Learner:
@@ -93,7 +100,8 @@ def test_what_is_missing_or_altered_costs_freshness_never_a_wrong_weight(  # noq
     )
     altered.get(timeout=30)
     producer.close()
-    for _ in range(20):
+    stepped(follower, until=lambda: follower.last_error)
+    for _ in range(5):
         follower.step()
     assert follower.current is good
     assert "was altered; waiting for the next snapshot" in str(follower.last_error)
@@ -119,7 +127,8 @@ def test_a_publication_that_does_not_score_as_its_learner_did_is_not_served(
         lambda graph, told, scores, *, whole: publish(graph, told, [score / 2 for score in scores], whole=whole),
     )
     taught(learner, store, feed, 800)
-    for _ in range(30):
+    stepped(follower, until=lambda: follower.quarantine)
+    for _ in range(5):
         follower.step()
     assert follower.current is good
     (entry,) = follower.quarantine
@@ -184,12 +193,16 @@ def test_a_late_joiner_reads_from_the_beginning_and_serves_only_the_newest(
     follower.stop()
 
 
-def test_without_a_broker_or_a_publication_it_says_so(broker: Broker, flow: Flow) -> None:
+def test_without_a_broker_or_a_publication_it_says_so(
+    broker: Broker, flow: Flow, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(ProjectError, match=r"expected kafka://<host>:<port>/<flow>\.model"):
         TopicAddress.parse("kafka://nowhere")
     gone = TopicFollower(TopicAddress.parse("kafka://127.0.0.1:1/f.model"), broker=Broker("127.0.0.1:1"))
-    with pytest.raises(NotReadyError, match="expected the broker to answer"):
-        gone.load_first()
+    with monkeypatch.context() as impatient:
+        impatient.setattr("ml_core.streaming.broker._BOOTSTRAP_MS", 500)
+        with pytest.raises(NotReadyError, match="expected the broker to answer"):
+            gone.load_first()
     assert not gone.registry_answers
     gone.stop()
     broker.ensure(model_topic(flow.name), compacted=True)

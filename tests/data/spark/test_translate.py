@@ -22,7 +22,11 @@ from tests.data.conftest import arrived, ordered, orders_flow
 from tests.data.spark import cases
 
 ROOT = Path(__file__).resolve().parents[3]
-FLOWS = [(ROOT, "flight_delays"), (ROOT / "examples", "flight_outcomes"), (ROOT / "examples", "temperature")]
+FLOWS = [
+    pytest.param(ROOT, "flight_delays", id="flight_delays"),
+    pytest.param(ROOT / "examples", "flight_outcomes", id="flight_outcomes", marks=pytest.mark.slow),  # a year again
+    pytest.param(ROOT / "examples", "temperature", id="temperature"),
+]
 
 
 @pytest.mark.parametrize("name", cases.TRANSLATED)
@@ -99,7 +103,7 @@ def test_names_keep_their_letters() -> None:
     ]
 
 
-@pytest.mark.parametrize(("root", "name"), FLOWS, ids=[name for _, name in FLOWS])
+@pytest.mark.parametrize(("root", "name"), FLOWS)
 def test_the_definitions_of_the_project_are_translated(
     root: Path, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
