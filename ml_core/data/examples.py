@@ -94,18 +94,19 @@ def read(connection: Connection, first: int, stop: int, *, named: Sequence[str],
     query = f'select {columns} from examples where "offset" >= $first and "offset" < $stop'  # noqa: S608 - identifiers are quoted
     at = first
     with beside(connection) as scan:  # so that a dictionary can be asked for meanwhile
-        reader = scan.sql(query, params={"first": at, "stop": stop}).to_arrow_reader(rows)
-        for batch in reader:
-            if not np.array_equal(batch.column("offset"), np.arange(at, at + batch.num_rows)):
-                break
-            yield dictionaries.attach(batch)
-            at += batch.num_rows
-        else:
-            if at == first:
-                yield dictionaries.attach(pa.RecordBatch.from_pylist([], reader.schema))
-            return
-        reader = scan.sql(f'{query} order by "offset"', params={"first": at, "stop": stop}).to_arrow_reader(rows)
-        yield from map(dictionaries.attach, reader)
+        with scan.sql(query, params={"first": at, "stop": stop}).to_arrow_reader(rows) as reader:
+            for batch in reader:
+                if not np.array_equal(batch.column("offset"), np.arange(at, at + batch.num_rows)):
+                    break
+                yield dictionaries.attach(batch)
+                at += batch.num_rows
+            else:
+                if at == first:
+                    yield dictionaries.attach(pa.RecordBatch.from_pylist([], reader.schema))
+                return
+        in_order = f'{query} order by "offset"'
+        with scan.sql(in_order, params={"first": at, "stop": stop}).to_arrow_reader(rows) as reader:
+            yield from map(dictionaries.attach, reader)
 
 
 def _create_examples(connection: Connection) -> None:

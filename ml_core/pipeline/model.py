@@ -183,7 +183,8 @@ class PipelineModel:
         """Learn a stream of batches, reading, checking and laying out the next one while this one is learned.
 
         The same bits as `learn` batch by batch; memory for two batches. A refused batch raises InputError when its
-        turn comes, with every batch before it learned.
+        turn comes, with every batch before it learned. Between two batches the model may be asked and saved, but not
+        taught.
 
         Parameters
         ----------
@@ -205,6 +206,8 @@ class PipelineModel:
             batch = next(source, None)
             if batch is None:
                 return None
+            if label not in batch.schema.names:
+                raise InputError(f"expected a column {label!r} of labels, found {', '.join(batch.schema.names)}")
             columns, targets = self._read(batch, batch.column(label).to_numpy(zero_copy_only=False), known)
             return columns, targets, ahead.laid(columns, targets.size) if ahead else None
 
@@ -216,7 +219,10 @@ class PipelineModel:
                 scores = self._learn(columns, targets, laid)
                 if ahead and laid:
                     ahead.learned(laid)
+                reached = self.n_trained
                 yield targets, scores
+                if self.n_trained != reached:
+                    raise RuntimeError("expected nobody else to teach the model before its stream of batches ends")
 
     def transform(self, rows: Rows, labels: ArrayLike) -> tuple[Csr, NDArray[np.float64]]:
         """Let the stages learn rows and return what they make of them, with the labels; the estimator learns nothing.
@@ -308,7 +314,10 @@ class PipelineModel:
         return scores
 
     def _targets(self, labels: ArrayLike, rows: int) -> NDArray[np.float64]:
-        targets = np.asarray(labels, np.float64)
+        try:
+            targets = np.asarray(labels, np.float64)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"expected labels that are numbers: {error}") from error
         if targets.shape != (rows,):
             raise InputError(f"expected a label for each of {rows} rows, found shape {targets.shape}")
         valid = np.isfinite(targets)

@@ -92,11 +92,11 @@ class Learner:
                 closing(ModelPublisher(flow.name, broker, snapshot_every=self._settings.snapshot_every))
             )
             self._registrar = opened.enter_context(closing(Registrar(flow, store, registry)))
+            self._continue(head)
             self._opened = opened.pop_all()
         self.learned = 0
         self._published_at = self._checked_at = self._registered_at = self._looked_at = monotonic()
         self._told_at, self._untold = -math.inf, False
-        self._continue(head)
 
     @property
     def model(self) -> PipelineModel:

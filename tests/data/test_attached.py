@@ -1,5 +1,7 @@
 """Reading DuckDB files through the instance a process keeps."""
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -45,6 +47,35 @@ def test_a_session_that_ends_lets_the_file_go(files):
         owner.execute("insert into numbers values (7, -1)")
     with attached(files[0]) as session:
         assert session.sql("select count(*) from numbers").fetchall() == [(10_001,)]
+
+
+def test_whatever_becomes_of_a_session_its_file_is_let_go(files):
+    """A file that stayed attached could be owned by nobody in this process until it ends."""
+    with attached(files[0]) as session:
+        session.execute("begin")
+        with pytest.raises(duckdb.Error, match="no_such_table"):
+            session.execute("from no_such_table")
+    with pytest.raises(duckdb.Error, match="no_such_table"), attached(files[0]) as session:
+        session.execute("from no_such_table")
+    with attached(files[0]) as session:
+        session.close()
+    with attached(files[0]) as session:
+        session.execute("from numbers").fetchone()
+    with duckdb.connect(str(files[0])) as owner:
+        owner.execute("insert into numbers values (7, -1)")
+
+
+def test_a_foreign_program_is_kept_out_as_long_as_anybody_reads(files):
+    """The kernel takes a process's lock away with the first handle that closes; so there may be only one."""
+    write = "import duckdb, sys; duckdb.connect(sys.argv[1]).execute('insert into numbers values (7, -1)')"
+    foreign = [sys.executable, "-c", write, str(files[0])]
+    with attached(files[0]) as longer:
+        with attached(files[0]):
+            pass
+        refused = subprocess.run(foreign, capture_output=True, text=True, check=False, timeout=60)
+        assert "Could not set lock" in refused.stderr
+        assert longer.sql("select count(*) from numbers").fetchall() == [(10_000,)]
+    subprocess.run(foreign, check=True, timeout=60)
 
 
 def test_nothing_is_written_through_a_session(files):

@@ -87,6 +87,33 @@ def test_a_stream_that_is_refused_has_learned_the_batches_before():
     assert stream.state_digest() == alone.state_digest()
 
 
+@pytest.mark.parametrize(
+    ("given_labels", "complaint"),
+    [(None, "expected a column 'label'"), (["a"] * 50, "numbers"), ([2.0] * 50, "0 .. 1"), ([None] * 50, "0 .. 1")],
+)
+def test_labels_that_are_none_are_refused_and_change_nothing(given_labels, complaint):
+    """A table that lost its labels must not become a model of something else."""
+    table = rows(50)
+    if given_labels is not None:
+        table = table.append_column("label", pa.array(given_labels))
+    model = PipelineModel.build(pipeline(), SCHEMA)
+    before = model.state_digest()
+    with pytest.raises(InputError, match=complaint):
+        list(model.learn_batches(table.to_batches()))
+    assert model.state_digest() == before
+
+
+def test_nobody_else_teaches_a_model_amid_a_stream():
+    """What was laid out ahead would forget what the stages learned in between."""
+    table = rows(210).append_column("label", pa.array(labels(210)))
+    model = PipelineModel.build(pipeline(), SCHEMA)
+    batches = model.learn_batches(table.to_batches(max_chunksize=70))
+    next(batches)
+    model.learn(table.slice(0, 5), labels(210)[:5])
+    with pytest.raises(RuntimeError, match="nobody else"):
+        next(batches)
+
+
 def test_scores_while_learning_are_those_predicted_just_before(estimator):
     """The gate judges by these scores; they must be what the sidecar would have answered."""
     model = _trained(estimator, 200)

@@ -6,7 +6,7 @@ import pytest
 from sklearn.preprocessing import KBinsDiscretizer, StandardScaler
 
 from ml_core.pipeline.columns import read_columns
-from ml_core.pipeline.stages import build_stage
+from ml_core.pipeline.stages import STAGES, Stage, build_stage
 
 SCHEMA = {"word": "string", "x": "float", "y": "float"}
 
@@ -25,6 +25,12 @@ def _stage(**spec):
 
 def _numbers(*values):
     return pa.table({"x": np.array(values, np.float32)})
+
+
+@pytest.mark.parametrize("kind", STAGES)
+def test_a_stage_that_waits_reads_what_no_stage_replaces(kind):
+    """Others run ahead of it, and would have replaced its numbers before it reads them."""
+    assert STAGES[kind].light is Stage.light or STAGES[kind].takes == "string"
 
 
 def test_standardise_ends_with_scikit_learns_statistics():
