@@ -8,16 +8,15 @@ import dagster as dg
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pytest
 
 from tests.orchestration.conftest import START, World, day_of_orders
 
-DAYS = 120
-END = START + timedelta(days=DAYS)
 
-
-def history() -> dict[str, pa.Table]:
-    """Return the facts of all days in the order they became known; some labels take up to four days."""
-    days = [day_of_orders(day, rows=12) for day in range(DAYS)]
+def history(count: int) -> dict[str, pa.Table]:
+    """Return the facts of so many days in the order they became known; some labels take up to four days."""
+    end = START + timedelta(days=count)
+    days = [day_of_orders(day, rows=12) for day in range(count)]
     random = np.random.default_rng(7)
     facts = {}
     for kind in ("ordered", "arrived"):
@@ -26,7 +25,7 @@ def history() -> dict[str, pa.Table]:
             waits = random.choice([0, 1, 30, 96], table.num_rows) * 3_600_000_000
             known = pc.add(table.column("known_at"), pa.array(waits, pa.duration("us")))
             table = table.set_column(table.schema.get_field_index("known_at"), "known_at", known)
-        facts[kind] = table.sort_by("known_at").filter(pc.less_equal(table.sort_by("known_at")["known_at"], END))
+        facts[kind] = table.sort_by("known_at").filter(pc.less_equal(table.sort_by("known_at")["known_at"], end))
     return facts
 
 
@@ -34,7 +33,9 @@ def everything(world: World) -> tuple[pa.Table, pa.Table, Any]:
     """Return the feature table, the examples and the progress of a world."""
     store = world.store
     progress = store.progress()
-    rows = store.feature_rows(START, END).sort_by([("request_time", "ascending"), ("key", "ascending")])
+    rows = store.feature_rows(START, START + timedelta(days=200)).sort_by(
+        [("request_time", "ascending"), ("key", "ascending")]
+    )
     return rows, store.examples(0, progress.next_example), progress
 
 
@@ -47,14 +48,15 @@ def days_of(first: int, last: int) -> dict[str, str]:
     }
 
 
-def test_a_backfill_of_120_days_equals_the_live_history_row_for_row(make_world: Callable[..., World]) -> None:
-    """The live flow took facts in as they came, at any minute; the other finds four months of them at once."""
-    facts = history()
+@pytest.mark.parametrize("count", [30, pytest.param(120, marks=pytest.mark.slow)])
+def test_a_backfilled_history_equals_the_live_one_row_for_row(make_world: Callable[..., World], count: int) -> None:
+    """The live flow took facts in as they came, at any minute; the other finds months of them at once."""
+    facts, end = history(count), START + timedelta(days=count)
     live, late = make_world("live"), make_world("late")
     random = np.random.default_rng(11)
     before = START - timedelta(days=1)
-    cuts = [START + timedelta(minutes=int(minute)) for minute in np.sort(random.integers(1, DAYS * 1440, 30))]
-    for number, cut in enumerate([*cuts, END]):
+    cuts = [START + timedelta(minutes=int(minute)) for minute in np.sort(random.integers(1, count * 1440, count // 4))]
+    for number, cut in enumerate([*cuts, end]):
         for kind, table in facts.items():
             known = table.column("known_at")
             fresh = table.filter(pc.and_(pc.greater(known, before), pc.less_equal(known, cut)))
@@ -66,15 +68,15 @@ def test_a_backfill_of_120_days_equals_the_live_history_row_for_row(make_world: 
     live.answer(live.tick("new_days"), "ingest")
 
     for kind, table in facts.items():
-        late.store.log.append(kind, table, through=END)
-    assert late.run("ingest", days_of(0, DAYS - 1)).success
+        late.store.log.append(kind, table, through=end)
+    assert late.run("ingest", days_of(0, count - 1)).success
 
     assert live.store.progress().late_labels > 0, "some labels came after their window"
     assert everything(late)[:2] == everything(live)[:2]
-    assert everything(late)[2].next_example == everything(live)[2].next_example > DAYS
+    assert everything(late)[2].next_example == everything(live)[2].next_example > count
     for world in (live, late):
         done = world.instance.get_materialized_partitions(dg.AssetKey(["orders", "features"]))
-        assert len(done) == DAYS
+        assert len(done) == count
 
 
 def test_running_days_again_changes_nothing(world: World) -> None:

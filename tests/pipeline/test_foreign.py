@@ -47,6 +47,9 @@ CASES = [
     ("seed-online-3", FROZEN_SEED, ONLINE | {"n_classes": 3}),
 ]
 
+# forests of many classes: what is exported is the same as of two, or of one tree, only more of it
+LONG = {f"{name}Classifier-3" for name in ("HistGradientBoosting", "GradientBoosting", "RandomForest", "ExtraTrees")}
+
 
 def targets(estimator, count=400, seed=0):
     """Labels for an estimator: classes that depend on the rows, or numbers."""
@@ -87,7 +90,10 @@ _ROWS = st.lists(st.tuples(_STRINGS, _STRINGS, _NUMBERS, _NUMBERS), min_size=1, 
 
 
 @pytest.mark.filterwarnings("ignore")  # of libraries, about tiny samples
-@pytest.mark.parametrize(("name", "stages", "estimator"), CASES, ids=[case[0] for case in CASES])
+@pytest.mark.parametrize(
+    ("name", "stages", "estimator"),
+    [pytest.param(*case, id=case[0], marks=[pytest.mark.slow] if case[0] in LONG else []) for case in CASES],
+)
 @hypothesis_settings(max_examples=15, deadline=None)
 @given(odd=_ROWS)
 def test_the_graph_scores_any_row_as_the_library_does(name, stages, estimator, odd):

@@ -75,6 +75,7 @@ def test_an_interrupted_set_up_is_taken_up_again(clone: Path) -> None:
     assert "ready after" in bootstrap(clone)
 
 
+@pytest.mark.slow  # it makes one environment more
 def test_an_environment_that_was_moved_is_made_anew(clone: Path, tmp_path: Path) -> None:
     """Its scripts would start the interpreter of the old place."""
     bootstrap(clone)

@@ -149,7 +149,7 @@ def test_a_column_the_flow_declares_later_is_null_before(
     send("arrived", labels(5, 8))
     drained(Ingester(changed, store.log, broker)).close()
     store.absorb()
-    with store._reader() as connection:
+    with store.reading() as connection:
         colours = connection.execute("select colour from facts.ordered order by known_at").fetchall()
         days = connection.execute("select days from facts.arrived order by known_at").fetchall()
     assert colours == [(None,)] * 5 + [("red",)] * 3
