@@ -74,8 +74,10 @@ class Dictionaries:
         query = 'select "column", max(code) as held from words group by "column"'
         held = dict(connection.execute(query).fetchall()) if columns else {}
         whole = sorted(name for name in columns if held.get(name, 0) <= rows)
+        named = ", ".join("?" * len(whole)) or "null"  # a list as one parameter would be searched for each word
         words = connection.sql(
-            'select word from words where "column" in $columns order by "column", code', params={"columns": whole}
+            f'select word from words where "column" in ({named}) order by "column", code',  # noqa: S608 - marks
+            params=whole,
         ).to_arrow_table()
         bounds = np.cumsum([0, *(held.get(name, 0) for name in whole)]).tolist()
         self._whole = {

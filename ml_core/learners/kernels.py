@@ -18,7 +18,7 @@ from ml_core.learners.rules import LINKS, RULES
 _FTRL, _ADAGRAD, _ADAM, _SGD = RULES.values()
 _LOGISTIC, _IDENTITY, _SOFTMAX = LINKS.values()
 # places in a cell; unsigned, because a signed index could count from the end and is checked for it
-_1, _2, _3 = np.uint64(1), np.uint64(2), np.uint64(3)
+_0, _1, _2, _3, _4 = map(np.uint64, range(5))
 
 
 @inlined
@@ -108,23 +108,24 @@ def _longest(indptr):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _weigh_ftrl(cells, slots, x, last, w, n):  # type: ignore[no-untyped-def]  # noqa: PLR0917 - a kernel
-    """Note weight and squared sum of a row's single-output FTRL cells, the intercept's at `last`; return the margin."""
+def _weigh_ftrl(cells, indices, values, first, size, w, n):  # type: ignore[no-untyped-def]  # noqa: PLR0917 - a kernel
+    """Note weight and squared sum of a row's single-output FTRL cells, the intercept last; return the margin."""
     margin = 0.0
-    for j in range(x.size):
-        at = np.uint64(slots[j]) << _2
+    for j in range(size):
+        at = np.uint64(indices[first + j]) << _2
         w[j], n[j] = cells[at], cells[at + _2]
-        margin += w[j] * x[j]
-    w[x.size], n[x.size] = cells[last], cells[last + _2]
+        margin += w[j] * values[first + j]
+    last = np.uint64(cells.size) - _4
+    w[size], n[size] = cells[last], cells[last + _2]
     return margin + cells[last]
 
 
 @inlined
-def _follow_row(cells, slots, x, last, w, n, slope, rates):  # type: ignore[no-untyped-def]  # noqa: PLR0917 - a kernel
+def _follow_row(cells, indices, values, first, size, w, n, slope, rates):  # type: ignore[no-untyped-def]  # noqa: PLR0913, PLR0917 - a kernel
     """Learn a row `_weigh_ftrl` has read, where the loss changes by `slope` with the margin."""
-    for j in range(x.size):
-        _follow(cells, np.uint64(slots[j]) << _2, w[j], n[j], slope * x[j], rates)
-    _follow(cells, last, w[x.size], n[x.size], slope, rates)
+    for j in range(size):
+        _follow(cells, np.uint64(indices[first + j]) << _2, w[j], n[j], slope * values[first + j], rates)
+    _follow(cells, np.uint64(cells.size) - _4, w[size], n[size], slope, rates)
 
 
 @kernel
@@ -132,14 +133,15 @@ def learn_ftrl(indptr, indices, values, targets, row_weights, memory, rates, lin
     """`learn_linear` for the rule ``ftrl`` and one output, with nothing in its way."""
     longest = _longest(indptr)
     w, n = np.empty(longest), np.empty(longest)
-    cells, last = memory.reshape(-1), np.uint64(memory.shape[0] - 1) << _2
+    cells = memory.reshape(-1)
     for row in range(targets.size):
-        slots, x = indices[indptr[row] : indptr[row + 1]], values[indptr[row] : indptr[row + 1]]
-        margin = _weigh_ftrl(cells, slots, x, last, w, n)
+        first = np.uint64(indptr[row])
+        size = np.uint64(indptr[row + 1]) - first
+        margin = _weigh_ftrl(cells, indices, values, first, size, w, n)
         scores[row, 0] = _sigmoid(margin) if link == _LOGISTIC else margin
         if row_weights[row] != 0.0:
             slope = (scores[row, 0] - targets[row]) * row_weights[row]
-            _follow_row(cells, slots, x, last, w, n, slope, rates)
+            _follow_row(cells, indices, values, first, size, w, n, slope, rates)
 
 
 @kernel
@@ -234,15 +236,15 @@ def learn_machine(indptr, indices, values, targets, row_weights, memory, factors
     """Score each row into `scores`, (n_rows,), then learn it; see `FMState` for the arrays."""
     longest = _longest(indptr)
     w, n, sums = np.empty(longest), np.empty(longest), np.empty(factors.shape[1])
-    cells, last = memory.reshape(-1), np.uint64(memory.shape[0] - 1) << _2
+    cells = memory.reshape(-1)
     for row in range(targets.size):
         slots, x = indices[indptr[row] : indptr[row + 1]], values[indptr[row] : indptr[row + 1]]
-        margin = _weigh_ftrl(cells, slots, x, last, w, n)
+        margin = _weigh_ftrl(cells, slots, x, _0, np.uint64(x.size), w, n)
         scores[row] = _sigmoid(margin + _sums(slots, x, factors, sums))
         if row_weights[row] == 0.0:
             continue
         slope = (scores[row] - targets[row]) * row_weights[row]
-        _follow_row(cells, slots, x, last, w, n, slope, rates)
+        _follow_row(cells, slots, x, _0, np.uint64(x.size), w, n, slope, rates)
         _learn_factors(slots, x, slope, factors, factor_rates, seed, sums)
 
 
