@@ -33,7 +33,7 @@ def test_it_holds_every_part_of_ours_and_those_of_installed_libraries() -> None:
         ("stage", "onehot", "by row", True),
         ("classifier", "FMClassifier", "by row", True),
         ("regressor", "FTRLRegressor", "by row", True),
-        ("stage", "sklearn.preprocessing.MaxAbsScaler", "by row", True),
+        ("stage", "sklearn.preprocessing.MaxAbsScaler", "by batch", True),
         ("classifier", "sklearn.linear_model.SGDClassifier", "by batch", True),
         ("classifier", "lightgbm.LGBMClassifier", "by batch", True),
         ("classifier", "sklearn.neural_network.MLPClassifier", "refit", False),
