@@ -1,6 +1,7 @@
 """The sidecar's page in a real browser: it shows what is served, and goes on by itself."""
 
 import json
+import re
 import runpy
 from collections.abc import Callable
 from pathlib import Path
@@ -56,7 +57,7 @@ def test_the_page_shows_what_is_served_and_follows_a_swap(
         assert page.locator("#line span").first.get_attribute("title").endswith("→ 7")
         assert page.locator("#line span").last.get_attribute("title").endswith("7 → 8")
         page.wait_for_function("parseInt(document.getElementById('requests').textContent) >= 40")
-        assert "µs" in page.inner_text("#latency")
+        assert re.fullmatch(r"[\d.]+ [µm]s · [\d.]+ [µm]s", page.inner_text("#latency"))  # by how busy the machine is
         assert not faults
         assert {url.split("/")[2] for url in asked} == {f"127.0.0.1:{running.port}"}, "nothing comes from elsewhere"
         assert running.terminate() == 0
