@@ -45,7 +45,7 @@ def _is_alone() -> bool:
     """Say whether nobody else of this process group lives; one that ended and was not asked about does not."""
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            state, _, group = (folder / "stat").read_text().rpartition(")")[2].split()[:3]
+            state, _, group = (folder / "stat").read_text(errors="replace").rpartition(")")[2].split()[:3]
         except OSError:  # it has just ended
             continue
         if int(group) == os.getpgrp() and state != "Z" and int(folder.name) != os.getpid():

@@ -164,13 +164,21 @@ def _text(name: str, array: Any, known: dict[str, Words]) -> Text:
         words = known.get(name)
         if words is None or not words.are_of(array.dictionary):
             words = known[name] = Words.of(array.dictionary)
-        return _coded(array.indices, words)
+        return _coded(name, array.indices, words)
     strings = array.cast(pa.large_string())
     return Text(pc.fill_null(strings, "") if strings.null_count else strings)
 
 
-def _coded(places: Any, words: Words) -> Text:
-    """Return strings by their places in a dictionary; where that is null, "" is meant."""
+def _coded(name: str, places: Any, words: Words) -> Text:
+    """Return strings by their places in a dictionary; where that is null, "" is meant.
+
+    Arrow checks places only where it is asked to, and kernels look words up without a check of their own.
+    """
+    lowest, highest = pc.min_max(places).as_py().values()
+    if lowest is not None and (lowest < 0 or highest >= len(words.source)):
+        raise InputError(
+            f"expected places below {len(words.source)} in the dictionary of column {name!r}, found {lowest} to {highest}"
+        )
     if words.moved is not None:
         places = words.moved.take(places)
     if places.null_count:

@@ -18,7 +18,7 @@ def _table(rows: list[tuple[str | None, str | None]]) -> pa.Table:
     return pa.table({"carrier": pa.array(left, pa.string()), "tail": pa.array(right, pa.string())})
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(rows=_ROWS, cuts=st.lists(st.integers(0, 30), max_size=4))
 def test_codes_do_not_depend_on_how_examples_were_batched(rows: list[tuple[str | None, str | None]], cuts: list[int]):
     """A store that grew and one that was built at once must hold the same examples, bit for bit."""
@@ -34,7 +34,7 @@ def test_codes_do_not_depend_on_how_examples_were_batched(rows: list[tuple[str |
         assert words.decoded(pa.Table.from_batches([attached])).equals(table)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(rows=_ROWS, first=st.integers(0, 29), count=st.integers(0, 3))
 def test_a_few_rows_of_many_words_come_with_those_words_alone(
     rows: list[tuple[str | None, str | None]], first: int, count: int

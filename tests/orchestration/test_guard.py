@@ -45,6 +45,7 @@ def test_who_ends_when_told_to_is_waited_for_and_its_code_handed_on(tmp_path: Pa
     guard = guarded(LEISURELY, str(told), str(deeper), str(script))
     while not (told.exists() and told.read_text() == "running"):
         assert guard.poll() is None
+        time.sleep(0.01)
     guard.terminate()
     # a guard that runs out of patience is killed with its group, and has no code of its own
     assert guard.wait(60) == 7

@@ -103,6 +103,20 @@ def test_labels_that_are_none_are_refused_and_change_nothing(given_labels, compl
     assert model.state_digest() == before
 
 
+@pytest.mark.parametrize("place", [-1, 3, 2**30])
+def test_a_place_outside_its_dictionary_is_refused_and_changes_nothing(place):
+    """What came over a wire may say anything; a model must not learn what happens to lie in memory there."""
+    words = pa.array(["", "UA", "B6"])
+    table = rows(50)
+    at = table.schema.get_field_index("carrier")
+    coded = pa.DictionaryArray.from_arrays(pa.array([0] * 49 + [place], pa.int32()), words, safe=False)
+    model = PipelineModel.build(pipeline(), SCHEMA)
+    before = model.state_digest()
+    with pytest.raises(InputError, match="dictionary of column 'carrier'"):
+        model.learn(table.set_column(at, "carrier", coded), labels(50))
+    assert model.state_digest() == before
+
+
 def test_nobody_else_teaches_a_model_amid_a_stream():
     """What was laid out ahead would forget what the stages learned in between."""
     table = rows(210).append_column("label", pa.array(labels(210)))

@@ -32,12 +32,7 @@ def blurred(truth: np.ndarray, seed: int, noise: float) -> np.ndarray:
 def worse_by(share: float, labels: np.ndarray, champion: np.ndarray, truth: np.ndarray, seed: int) -> np.ndarray:
     """Blur the truth until its log loss on these very rows is that share above the champion's."""
     wanted = (1 + share) * log_loss(labels, champion)
-
-    def missing(noise: float) -> float:  # the same loss in two lines: scikit-learn's looks at its arguments for longer
-        of_label = np.where(labels == 1, blurred(truth, seed, noise), 1 - blurred(truth, seed, noise))
-        return float(-np.log(of_label).mean() - wanted)
-
-    noise = brentq(missing, 0.1, 3.0, xtol=1e-5)
+    noise = brentq(lambda noise: log_loss(labels, blurred(truth, seed, noise)) - wanted, 0.1, 3.0, xtol=1e-6)
     scores = blurred(truth, seed, noise)
     assert log_loss(labels, scores) == pytest.approx(wanted, rel=1e-4)
     return scores

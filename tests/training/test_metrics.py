@@ -23,7 +23,7 @@ def pieces(rows: int, cuts: list[int]) -> Iterator[slice]:
     return itertools.starmap(slice, itertools.pairwise(bounds))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(rows=ROWS, cuts=st.lists(st.integers(0, 60), max_size=8), window=st.none() | st.integers(1, 30))
 def test_figures_are_scikit_learns_at_every_prefix(
     rows: list[tuple[bool, float]], cuts: list[int], window: int | None
