@@ -177,7 +177,8 @@ def _coded(name: str, places: Any, words: Words) -> Text:
     lowest, highest = pc.min_max(places).as_py().values()
     if lowest is not None and (lowest < 0 or highest >= len(words.source)):
         raise InputError(
-            f"expected places below {len(words.source)} in the dictionary of column {name!r}, found {lowest} to {highest}"
+            f"expected places below {len(words.source)} in the dictionary of column {name!r},"
+            f" found {lowest} to {highest}"
         )
     if words.moved is not None:
         places = words.moved.take(places)
