@@ -5,9 +5,8 @@ it is given. What one thread of an object owns, that thread reads without openin
 """
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from functools import partial
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeAlias
 
@@ -19,7 +18,6 @@ from ml_core.disk import room_for
 from ml_core.errors import DataError, StoreBusyError
 
 Connection: TypeAlias = duckdb.DuckDBPyConnection
-Opening: TypeAlias = Callable[[], AbstractContextManager[Connection]]
 
 _LIMITING = threading.Lock()
 
@@ -89,18 +87,19 @@ class StoreFile:
             if self._owned is not None:
                 yield self._owned
                 return
-            with self.shared(partial(self._limited, read_only=True) if with_all_cores else None) as connection:
+            with self.shared(with_all_cores=with_all_cores) as connection:
                 yield connection
 
     @contextmanager
-    def shared(self, opening: Opening | None = None) -> Iterator[Connection]:
+    def shared(self, *, with_all_cores: bool = False) -> Iterator[Connection]:
         """Read the file in any thread, waiting in bounded time, and never for what this object's owner does next."""
         if not self._path.exists():
             raise DataError(f"{self._path}: expected facts that were absorbed, found none yet; ingest some first")
         with locked(self._path.parent, exclusive=False, wait_s=self._wait_s) as waited, ExitStack() as session:
             self.waited_s += waited
             with self._told_apart():
-                connection = session.enter_context((opening or partial(attached, self._path))())
+                opening = self._limited(read_only=True) if with_all_cores else attached(self._path)
+                connection = session.enter_context(opening)
             yield connection
 
     @contextmanager
