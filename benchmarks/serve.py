@@ -34,11 +34,12 @@ _SWAPS = 200
 _WINDOW_S = 4.0
 _PROMOTIONS = 20
 _POLL_S = 0.2
+_BATCHES = 12
 
 
 def rows() -> Iterator[Row]:
     """Measure the sidecar and yield the rows of `var/bench/serve.json`."""
-    table = wide_flights(22_000)
+    table = wide_flights(20_000 + _BATCHES * 1000)
     learned, asked = table.slice(0, 20_000), table.slice(20_000).select(list(SCHEMA))
     with tempfile.TemporaryDirectory(prefix="bench-serve-") as folder, ExitStack() as registry:
         home, port = Path(folder), free_port()
@@ -79,19 +80,20 @@ def _sidecar(home: Path, uri: str, *options: str) -> Iterator[tuple[int, psutil.
 
 def _beside_mlflow(home: Path, uri: str, asked: pa.Table) -> list[Row]:
     """Return throughput, latency and memory of both servers and of one that does nothing."""
-    one, thousand = split_body(asked.slice(0, 1)), split_body(asked.slice(0, 1000))
-    forms = {"strings": asked.slice(0, 1000), "dictionaries": _with_dictionaries(asked.slice(0, 1000))}
+    one, batches = split_body(asked.slice(0, 1)), _batches(asked)
+    thousand = [split_body(batch) for batch in batches]
+    forms = {"strings": batches, "dictionaries": _batches(_with_dictionaries(asked))}
     with _sidecar(home, uri) as (port, process):
         url = f"http://127.0.0.1:{port}/invocations"
-        ours, ours_alone = _loaded(url, one, 32), _loaded(url, one, 1)
-        ours_json = _loaded(url, thousand, 1)
-        streams = {form: _loaded(url, _arrow(batch), 1, _ARROW) for form, batch in forms.items()}
+        ours, ours_alone = _loaded(url, one, connections=32), _loaded(url, one)
+        ours_json = _loaded(url, *thousand)
+        streams = {form: _loaded(url, *map(_arrow, batches), content_type=_ARROW) for form, batches in forms.items()}
         ours_mb = _memory_mb(process)
     with _noop(home) as port:
-        nothing = _loaded(f"http://127.0.0.1:{port}/", one, 32)
+        nothing = _loaded(f"http://127.0.0.1:{port}/", one, connections=32)
     with _peer(home, uri) as (port, process):
         url = f"http://127.0.0.1:{port}/invocations"
-        peer, peer_alone, peer_json = _loaded(url, one, 32), _loaded(url, one, 1), _loaded(url, thousand, 1)
+        peer, peer_alone, peer_json = _loaded(url, one, connections=32), _loaded(url, one), _loaded(url, *thousand)
         peer_mb = _memory_mb(process)
     return [
         more("1 row, 32 connections: requests", ours.rate, peer.rate, "1/s", at_least=200),
@@ -250,9 +252,11 @@ class _Seen:
     p99_s: float
 
 
-def _loaded(url: str, body: bytes, connections: int, content_type: str = "application/json") -> _Seen:
+def _loaded(url: str, *bodies: bytes, connections: int = 1, content_type: str = "application/json") -> _Seen:
     """Return what wrk sees; a failed request ends the benchmark."""
-    seen = [load(url, body, connections=connections, seconds=_RUN_S, content_type=content_type) for _ in range(_RUNS)]
+    seen = [
+        load(url, *bodies, connections=connections, seconds=_RUN_S, content_type=content_type) for _ in range(_RUNS)
+    ]
     if any(each.failed for each in seen):
         raise SystemExit(
             f"{url}: {[each.failed for each in seen]} of {[each.requests for each in seen]} requests failed"
@@ -294,6 +298,11 @@ def _wait_version(port: int, version: int) -> None:
             time.sleep(0.002)
     finally:
         connection.close()
+
+
+def _batches(table: pa.Table) -> list[pa.Table]:
+    """Return a table's rows as a caller has them who scores a stream: another thousand each time."""
+    return [table.slice(start, 1000) for start in range(0, _BATCHES * 1000, 1000)]
 
 
 def _with_dictionaries(table: pa.Table) -> pa.Table:

@@ -4,13 +4,12 @@ What comes is validated in full before a value is read, and nothing that comes s
 buffers have to be uncompressed, columns of plain types or of dictionaries, whose strings are measured first.
 """
 
+import struct
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Final
 
-import flatbuffers
 import numpy as np
 import pyarrow as pa
-from flatbuffers.number_types import UOffsetTFlags
 from numpy.typing import NDArray
 
 from ml_core.errors import InputError, LimitError, MediaTypeError
@@ -20,8 +19,11 @@ from serving.wire import Codec, Rows, Written, check_rows, columns_read, write_i
 
 MEDIA_TYPE: Final = b"application/vnd.apache.arrow.stream"
 # where Arrow's Message holds its header, and a record batch (alone or in a dictionary) its compression: the fields'
-# offsets in their flatbuffers' tables
+# places in their flatbuffers' tables, each of which begins with the way back to a list of 16-bit offsets
 _HEADER, _DICTIONARY_DATA, _COMPRESSION = 8, 6, 10
+_OFFSET, _SIZE = struct.Struct("<i"), struct.Struct("<H")
+_DICTIONARY = pa.dictionary(pa.int8(), pa.string()).id
+_TEXT = {pa.string().id, pa.large_string().id}
 _MOST_UNFOLDED_BYTES = 64 * 1024 * 1024
 
 
@@ -33,13 +35,13 @@ def is_arrow(head: Mapping[bytes, bytes]) -> bool:
     return found
 
 
-def read_stream(body: bytes, *, most_rows: int) -> pa.Table:
-    """Return the table of an Arrow IPC stream.
+def read_stream(body: bytes, *, most_rows: int) -> dict[str, pa.Array]:
+    """Return the columns of an Arrow IPC stream.
 
     Raises
     ------
     InputError
-        It is none, is damaged, or has compressed buffers.
+        It is none, is damaged, has compressed buffers, or two columns of one name.
     LimitError
     """
     try:
@@ -52,11 +54,25 @@ def read_stream(body: bytes, *, most_rows: int) -> pa.Table:
                 check_rows(rows, most_rows)
                 batch.validate(full=True)
                 batches.append(batch)
-            return pa.Table.from_batches(batches, stream.schema).combine_chunks()
-    except (pa.ArrowException, ValueError, OSError, IndexError, TypeError, MemoryError, OverflowError) as error:
+            names = stream.schema.names
+            if len(batches) != 1:
+                batches = [pa.Table.from_batches(batches, stream.schema).combine_chunks()]
+    except (
+        pa.ArrowException,
+        struct.error,
+        ValueError,
+        OSError,
+        IndexError,
+        TypeError,
+        MemoryError,
+        OverflowError,
+    ) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"expected an Arrow IPC stream: {str(error)[:200]}") from error
+    if len(set(names)) != len(names):
+        raise InputError("expected every column to have a name of its own")
+    return dict(zip(names, batches[0].columns, strict=True))
 
 
 def _messages(body: bytes) -> Iterator[tuple[str, bytes]]:
@@ -74,55 +90,59 @@ def _is_compressed(message: tuple[str, bytes]) -> bool:
     kind, metadata = message
     if kind not in {"record batch", "dictionary"}:
         return False
-    root = flatbuffers.encode.Get(UOffsetTFlags.packer_type, metadata, 0)
-    batch = _table_at(flatbuffers.table.Table(metadata, root), _HEADER)
-    if kind == "dictionary" and batch is not None:
-        batch = _table_at(batch, _DICTIONARY_DATA)
-    return batch is not None and bool(batch.Offset(_COMPRESSION))
+    batch = _target(metadata, _target(metadata, 0), _HEADER)
+    if kind == "dictionary":
+        batch = _target(metadata, batch, _DICTIONARY_DATA)
+    return bool(batch and _field(metadata, batch, _COMPRESSION))
 
 
-def _table_at(table: Any, field: int) -> Any:
-    offset = table.Offset(field)
-    return flatbuffers.table.Table(table.Bytes, table.Indirect(table.Pos + offset)) if offset else None
+def _field(content: bytes, table: int, field: int) -> int:
+    """Return where a flatbuffer's table holds a field, from the table's own place; 0 where it does not."""
+    fields = table - _OFFSET.unpack_from(content, table)[0]
+    size = _SIZE.unpack_from(content, fields)[0]
+    at: int = _SIZE.unpack_from(content, fields + field)[0] if field < size else 0
+    return table + at if at else 0
+
+
+def _target(content: bytes, table: int, field: int | None = None) -> int:
+    """Return the table that a field refers to, or that the place `table` itself does; 0 where there is none."""
+    at = table if field is None else table and _field(content, table, field)
+    return at + int(_OFFSET.unpack_from(content, at)[0]) if at or field is None else 0
 
 
 def _read(body: bytes, _: Mapping[bytes, bytes], rows: RowReader, most_rows: int) -> tuple[None, Rows]:
-    table = read_stream(body, most_rows=most_rows)
-    if len(set(table.column_names)) != table.num_columns:
-        raise InputError("expected every column to have a name of its own")
-    for name in rows.signature.keys() & set(table.column_names):
-        _check_column(name, table.column(name))
-    return None, columns_read(dict(zip(table.column_names, table.columns, strict=True)))
+    columns = read_stream(body, most_rows=most_rows)
+    for name in rows.signature:
+        if name in columns:
+            _check_column(name, columns[name])
+    return None, columns_read(columns)
 
 
-def _check_column(name: str, column: pa.ChunkedArray) -> None:
+def _check_column(name: str, column: pa.Array | pa.ChunkedArray) -> None:
     """Refuse a column whose values take far more room than it does."""
     kind = column.type
-    if pa.types.is_dictionary(kind):
+    if kind.id == _DICTIONARY:
         kind = kind.value_type
-        if _is_text(kind) and _unfolded_bytes(column) > _MOST_UNFOLDED_BYTES:
+        if kind.id in _TEXT and _unfolded_bytes(column) > _MOST_UNFOLDED_BYTES:
             raise LimitError(f"column {name!r}: expected strings of at most {_MOST_UNFOLDED_BYTES} bytes in all")
-    if not (_is_text(kind) or pa.types.is_primitive(kind) or pa.types.is_null(kind)):
+    if not (kind.id in _TEXT or pa.types.is_primitive(kind) or pa.types.is_null(kind)):
         raise InputError(
             f"column {name!r}: expected strings, numbers or a dictionary of them, found {kind}", column=name
         )
 
 
-def _unfolded_bytes(column: pa.ChunkedArray) -> int:
+def _unfolded_bytes(column: pa.Array | pa.ChunkedArray) -> int:
     """Return how many bytes a dictionary column's strings have in all, or a bound of that where it is small."""
-    bound: int = sum(chunk.dictionary.nbytes * len(chunk) for chunk in column.chunks)
+    chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+    bound: int = sum(sum(part.size for part in chunk.dictionary.buffers() if part) * len(chunk) for chunk in chunks)
     if bound <= _MOST_UNFOLDED_BYTES:
         return bound
     import pyarrow.compute as pc  # here, because it costs a start a tenth of a second
 
     lengths: Iterator[int | None] = (
-        pc.sum(pc.binary_length(chunk.dictionary).take(chunk.indices)).as_py() for chunk in column.chunks
+        pc.sum(pc.binary_length(chunk.dictionary).take(chunk.indices)).as_py() for chunk in chunks
     )
     return sum(length or 0 for length in lengths)
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _write(scores: NDArray[np.float32], model: ServedModel, _: None, head: Mapping[bytes, bytes]) -> Written:
@@ -133,10 +153,10 @@ def _write(scores: NDArray[np.float32], model: ServedModel, _: None, head: Mappi
     column = pa.array(scores.ravel())
     if scores.ndim > 1:
         column = pa.FixedSizeListArray.from_arrays(column, scores.shape[1])
-    batch = pa.record_batch({"score": column}).replace_schema_metadata({"model_version": str(model.version)})
+    schema = pa.schema({"score": column.type}, {"model_version": str(model.version)})
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, batch.schema) as stream:
-        stream.write_batch(batch)
+    with pa.ipc.new_stream(sink, schema) as stream:
+        stream.write_batch(pa.record_batch([column], schema))
     return sink.getvalue().to_pybytes(), MEDIA_TYPE, ()
 
 

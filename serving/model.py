@@ -20,7 +20,7 @@ from ml_core.flow.package import GOLDEN, GRAPH, TOLERANCE, distance, verify_pack
 from ml_core.flow.read import VersionRef
 from serving.packing import open_session, packed_graph
 from serving.rows import Feed, RowReader
-from serving.scorer import Scorers, prove_scorers
+from serving.scorer import Scorers, Unread, prove_scorers
 
 _WARM_UP_ROWS = (1, 64)
 _OUTPUTS = ["score"]
@@ -135,7 +135,7 @@ class ServedModel:
 
 
 def _count(columns: Mapping[str, Any]) -> int:
-    return len(next(iter(columns.values()), ()))
+    return columns.rows if isinstance(columns, Unread) else len(next(iter(columns.values()), ()))
 
 
 def prove(

@@ -34,8 +34,8 @@ from serving.packing import NUMBERS, STRINGS
 # one of them is absent where the signature has no such column.
 Feed = dict[str, NDArray[Any]]
 
-_EXACT_INTEGER = 2**53
-_FLOAT32_MAX = float(np.finfo(np.float32).max)
+EXACT_INTEGER = 2**53
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 _ORDINARY_STRINGS, _ORDINARY_NUMBERS = {str}, {float, int, type(None)}
 _ARROW_FLOATS = {"halffloat", "float", "double"}
 _MOST_LAYOUTS = 64
@@ -200,7 +200,7 @@ def _exact(values: Sequence[Any]) -> NDArray[np.float64] | None:
         read = np.array(values, np.float64)
     except OverflowError:
         return None
-    return None if np.count_nonzero(np.abs(read) >= _EXACT_INTEGER) else read
+    return None if np.count_nonzero(np.abs(read) >= EXACT_INTEGER) else read
 
 
 def _string_column(name: str, values: Any) -> Sequence[str]:
@@ -212,18 +212,24 @@ def _string_column(name: str, values: Any) -> Sequence[str]:
 
 def number_column(name: str, values: Any) -> NDArray[np.floating[Any]]:
     """Return a number column by the policy above, a missing number as NaN, not yet rounded to float32."""
-    if str(getattr(values, "type", "")) in _ARROW_FLOATS:
-        values = values.to_numpy(zero_copy_only=False)
-    if isinstance(values, np.ndarray) and values.dtype.kind == "f":
-        largest = float(np.fmax.reduce(np.abs(values), initial=0.0))  # half floats know no such limit
-        read = values if largest <= _FLOAT32_MAX else None
-        listed: Sequence[Any] = values.tolist() if read is None else ()
+    floats = float_array(values)
+    if floats is not None:
+        largest = float(np.fmax.reduce(np.abs(floats), initial=0.0))  # half floats know no such limit
+        read = floats if largest <= FLOAT32_MAX else None
+        listed: Sequence[Any] = floats.tolist() if read is None else ()
     else:
         listed = _listed(values)
         read = _exact(listed) if set(map(type, listed)) <= _ORDINARY_NUMBERS else None
     if read is None:
         read = np.array([read_number(name, index, value) for index, value in enumerate(listed)], np.float64)
     return read
+
+
+def float_array(values: Any) -> NDArray[np.floating[Any]] | None:
+    """Return a column that holds floats as an array, NaN where missing; None for any other."""
+    if hasattr(values, "type") and str(values.type) in _ARROW_FLOATS:
+        values = values.to_numpy(zero_copy_only=False)
+    return values if isinstance(values, np.ndarray) and values.dtype.kind == "f" else None
 
 
 def _listed(values: Any) -> Sequence[Any]:
@@ -253,11 +259,11 @@ def read_number(name: str, row: int, value: Any) -> float:
     if isinstance(value, np.floating | np.integer):
         value = value.item()
     if type(value) is int:
-        if abs(value) <= _EXACT_INTEGER:
+        if abs(value) <= EXACT_INTEGER:
             return float(value)
         raise _unfit(name, row, "an integer of at most 2**53 (send identifiers as strings)", value)
     if type(value) is float:
-        if math.isnan(value) or abs(value) <= _FLOAT32_MAX:
+        if math.isnan(value) or abs(value) <= FLOAT32_MAX:
             return value
         raise _unfit(name, row, "a finite number that float32 can hold", value)
     raise _unfit(name, row, "a number or null", value)

@@ -17,6 +17,7 @@ from ml_core import errors
 from ml_core.errors import InputError, LimitError, MediaTypeError, ModelFlowError
 from serving.model import ServedModel
 from serving.rows import Feed, RowReader
+from serving.split import read_split
 
 # rows that have been read, and how a model scores them: all in one call, by that model alone
 Rows = tuple[Callable[[ServedModel, Any], NDArray[np.float32]], Any]
@@ -55,6 +56,7 @@ INTERNAL: Final = (500, "INTERNAL_ERROR")
 _TOLD_IN_FULL: Final = (errors.InputError, errors.RequestError, errors.NotReadyError)
 _SHAPES: Final = ("dataframe_split", "dataframe_records", "inputs", "instances")
 _LONGEST_MESSAGE: Final = 500
+_LARGE_BYTES: Final = 16 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +204,10 @@ def check_json(head: Mapping[bytes, bytes]) -> None:
 
 
 def _read_invocation(body: bytes, _: Mapping[bytes, bytes], rows: RowReader, most_rows: int) -> tuple[None, Rows]:
+    split = read_split(body, rows.signature, _SHAPES[1:]) if len(body) > _LARGE_BYTES else None
+    if split is not None:
+        check_rows(split.rows, most_rows)
+        return None, columns_read(split)
     return None, read_invocation(read_json(body), rows, most_rows=most_rows)
 
 

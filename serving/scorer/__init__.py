@@ -2,5 +2,6 @@
 
 from serving.scorer.expression import NotCoveredError
 from serving.scorer.proof import Scorers, prove_scorers, read_scorers
+from serving.scorer.texts import Unread
 
-__all__ = ["NotCoveredError", "Scorers", "prove_scorers", "read_scorers"]
+__all__ = ["NotCoveredError", "Scorers", "Unread", "prove_scorers", "read_scorers"]

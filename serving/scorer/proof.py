@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from ml_core.flow.package import TOLERANCE, distance
@@ -81,10 +82,12 @@ def _apart(scorers: Scorers, probes: Sequence[Mapping[str, Any]], expected: NDAr
     for probe in probes:
         let_others_run()
         single.append(scorers.row.score(probe))
-    together = scorers.columns.score({name: [probe[name] for probe in probes] for name in probes[0]})
-    if None in single or together is None:
+    columns = {name: [probe[name] for probe in probes] for name in probes[0]}
+    strings = {name: pa.array(columns[name], pa.string()) for name in scorers.row.words}
+    together, by_bytes = scorers.columns.score(columns), scorers.columns.score({**columns, **strings})
+    if None in single or together is None or by_bytes is None:
         return math.inf
-    return max(distance(np.array(found), expected.astype(np.float64)) for found in (single, together))
+    return max(distance(np.array(found), expected.astype(np.float64)) for found in (single, together, by_bytes))
 
 
 def _golden(golden: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
