@@ -16,7 +16,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from ml_core.errors import VersionNotFoundError
-from ml_core.flow.difference import difference
 from ml_core.flow.ledger import Entry
 from ml_core.flow.registry import Registry, registry_of
 from ml_core.flow.version import ModelVersion
@@ -123,6 +122,8 @@ def diff(
     as_json: AsJson = False,
 ) -> None:
     """Compare two versions: raw columns, features, weights and figures."""
+    from ml_core.flow.difference import difference  # here, because the learners cost every command seconds
+
     registry = opened(flow)
     found = difference(registry, registry.version(flow, a), registry.version(flow, b))
     if as_json:
