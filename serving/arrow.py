@@ -24,6 +24,17 @@ _HEADER, _DICTIONARY_DATA, _COMPRESSION = 8, 6, 10
 _OFFSET, _SIZE = struct.Struct("<i"), struct.Struct("<H")
 _DICTIONARY = pa.dictionary(pa.int8(), pa.string()).id
 _TEXT = {pa.string().id, pa.large_string().id}
+_NUMBERS = {
+    pa.type_for_alias(name).id
+    for name in (
+        "null",
+        "bool",
+        "float16",
+        "float32",
+        "float64",
+        *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)),
+    )
+}
 _MOST_UNFOLDED_BYTES = 64 * 1024 * 1024
 
 
@@ -35,8 +46,8 @@ def is_arrow(head: Mapping[bytes, bytes]) -> bool:
     return found
 
 
-def read_stream(body: bytes, *, most_rows: int) -> dict[str, pa.Array]:
-    """Return the columns of an Arrow IPC stream.
+def read_stream(body: bytes, *, most_rows: int) -> dict[str, pa.Array | pa.ChunkedArray]:
+    """Return the columns of an Arrow IPC stream, those of one batch as they lie.
 
     Raises
     ------
@@ -90,24 +101,28 @@ def _is_compressed(message: tuple[str, bytes]) -> bool:
     kind, metadata = message
     if kind not in {"record batch", "dictionary"}:
         return False
-    batch = _target(metadata, _target(metadata, 0), _HEADER)
-    if kind == "dictionary":
-        batch = _target(metadata, batch, _DICTIONARY_DATA)
+    batch = _table(metadata, _followed(metadata, 0), _HEADER)
+    if kind == "dictionary" and batch:
+        batch = _table(metadata, batch, _DICTIONARY_DATA)
     return bool(batch and _field(metadata, batch, _COMPRESSION))
 
 
+def _table(content: bytes, table: int, field: int) -> int:
+    """Return the table that a flatbuffer's table refers to in a field; 0 where it does not."""
+    at = _field(content, table, field)
+    return _followed(content, at) if at else 0
+
+
 def _field(content: bytes, table: int, field: int) -> int:
-    """Return where a flatbuffer's table holds a field, from the table's own place; 0 where it does not."""
+    """Return where a flatbuffer's table holds a field; 0 where it does not."""
     fields = table - _OFFSET.unpack_from(content, table)[0]
     size = _SIZE.unpack_from(content, fields)[0]
     at: int = _SIZE.unpack_from(content, fields + field)[0] if field < size else 0
     return table + at if at else 0
 
 
-def _target(content: bytes, table: int, field: int | None = None) -> int:
-    """Return the table that a field refers to, or that the place `table` itself does; 0 where there is none."""
-    at = table if field is None else table and _field(content, table, field)
-    return at + int(_OFFSET.unpack_from(content, at)[0]) if at or field is None else 0
+def _followed(content: bytes, at: int) -> int:
+    return at + int(_OFFSET.unpack_from(content, at)[0])
 
 
 def _read(body: bytes, _: Mapping[bytes, bytes], rows: RowReader, most_rows: int) -> tuple[None, Rows]:
@@ -125,7 +140,7 @@ def _check_column(name: str, column: pa.Array | pa.ChunkedArray) -> None:
         kind = kind.value_type
         if kind.id in _TEXT and _unfolded_bytes(column) > _MOST_UNFOLDED_BYTES:
             raise LimitError(f"column {name!r}: expected strings of at most {_MOST_UNFOLDED_BYTES} bytes in all")
-    if not (kind.id in _TEXT or pa.types.is_primitive(kind) or pa.types.is_null(kind)):
+    if kind.id not in _TEXT | _NUMBERS:
         raise InputError(
             f"column {name!r}: expected strings, numbers or a dictionary of them, found {kind}", column=name
         )

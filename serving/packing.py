@@ -71,13 +71,21 @@ def _take_stack(graph: onnx.GraphProto, columns: list[str], matrix: str) -> None
 def _take_rows(graph: onnx.GraphProto, columns: list[str], matrix: str) -> None:
     """Where a column is still asked for by name, let it be a row of the matrix."""
     used = {name for node in graph.node for name in node.input}
-    # onnxruntime's Gather loses all but the first string of a matrix that has one row only; a Reshape does not
-    operator, places = ("Gather", range(len(columns))) if len(columns) > 1 else ("Reshape", ([-1],))
-    for name, place in zip(columns, places, strict=True):
-        if name in used:
-            constant = f"{matrix}_{name}"
-            graph.initializer.append(numpy_helper.from_array(np.array(place, np.int64), constant))
-            graph.node.insert(0, helper.make_node(operator, [matrix, constant], [name]))
+    for place, name in enumerate(columns):
+        if name not in used:
+            continue
+        # onnxruntime's Gather loses all but the first string of a row; Slice and Reshape do not
+        row, flat = f"{matrix}_{name}", f"{matrix}_flat"
+        bounds = [_constant(graph, f"{row}_{what}", [at]) for what, at in (("from", place), ("to", place + 1))]
+        along = _constant(graph, f"{matrix}_along", [0])
+        graph.node.insert(0, helper.make_node("Reshape", [row, _constant(graph, flat, [-1])], [name]))
+        graph.node.insert(0, helper.make_node("Slice", [matrix, *bounds, along], [row]))
+
+
+def _constant(graph: onnx.GraphProto, name: str, values: list[int]) -> str:
+    if all(constant.name != name for constant in graph.initializer):
+        graph.initializer.append(numpy_helper.from_array(np.array(values, np.int64), name))
+    return name
 
 
 def _outputs(graph: onnx.GraphProto, operator: str, inputs: list[str]) -> set[str]:

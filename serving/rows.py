@@ -229,7 +229,7 @@ def float_array(values: Any) -> NDArray[np.floating[Any]] | None:
     """Return a column that holds floats as an array, NaN where missing; None for any other."""
     if hasattr(values, "type") and str(values.type) in _ARROW_FLOATS:
         values = values.to_numpy(zero_copy_only=False)
-    return values if isinstance(values, np.ndarray) and values.dtype.kind == "f" else None
+    return values if isinstance(values, np.ndarray) and values.dtype.kind == "f" and values.ndim == 1 else None
 
 
 def _listed(values: Any) -> Sequence[Any]:

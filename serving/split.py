@@ -19,9 +19,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from serving.rows import EXACT_INTEGER
-from serving.scorer.texts import Texts, Unread, padded
+from serving.scorer.texts import Texts, padded
+from serving.scorer.unread import Unread
 
-_ROWS: Final = b'"rows, which are read on their own"'  # what stands for them while the rest is read
+_ROWS: Final = "rows, which are read on their own"  # what stands for them while the rest is read
+_ROWS_JSON: Final = orjson.dumps(_ROWS)
 _NULL: Final = np.frombuffer(b"null", np.uint8)
 _SHAPE: Final = "dataframe_split"
 Bytes = NDArray[np.uint8]
@@ -36,8 +38,7 @@ class SplitBody(Unread):
     body : bytes
     names : sequence of str
         In the body's order.
-    strings, floats : sequence of str
-        The columns of `texts` and of `numbers`.
+    strings, floats : names, and the columns of `texts` and of `numbers` in their order
     """
 
     def __init__(
@@ -49,23 +50,21 @@ class SplitBody(Unread):
     ) -> None:
         self._body = body
         self._names = names
-        self._strings = strings
-        self._floats = floats
+        (order, self._texts), (others, self._numbers) = strings, floats
+        self._strings, self._floats = ({name: place for place, name in enumerate(each)} for each in (order, others))
 
     @property
     def rows(self) -> int:
         """How many rows there are."""
-        return int(self._strings[1].lengths.shape[1])
+        return int(self._numbers.shape[1])
 
     def texts(self, names: Sequence[str]) -> Texts:
-        """Return string columns."""
-        held, texts = self._strings
-        return texts.of([held.index(name) for name in names])
+        """Return string columns; raise KeyError where one is none."""
+        return self._texts.of([self._strings[name] for name in names])
 
     def numbers(self, names: Sequence[str]) -> NDArray[np.float64]:
-        """Return number columns, shape (n_columns, n_rows), NaN where missing."""
-        held, numbers = self._floats
-        return numbers[[held.index(name) for name in names]]
+        """Return number columns, shape (n_columns, n_rows), NaN where missing; raise KeyError where one is none."""
+        return self._numbers[[self._floats[name] for name in names]]
 
     @cached_property
     def _made(self) -> dict[str, Sequence[Any]]:
@@ -108,28 +107,28 @@ def read_split(body: bytes, signature: Mapping[str, str], others: Sequence[str] 
     values = _values(content[: last - first], len(names))
     if values is None:
         return None
-    strings = [place for place, name in enumerate(names) if signature[name] == "string"]
-    floats = [place for place, name in enumerate(names) if signature[name] == "float"]
+    strings, floats = (
+        [place for place, name in enumerate(names) if signature[name] == kind] for kind in ("string", "float")
+    )
     starts, ends = values
     texts = _texts(words, starts[strings], ends[strings], last - first)
     numbers = _numbers(content, starts[floats], ends[floats])
     if texts is None or numbers is None:
         return None
-    return SplitBody(
-        body, names, ([names[place] for place in strings], texts), ([names[place] for place in floats], numbers)
-    )
+    order = [names[place] for place in strings], [names[place] for place in floats]
+    return SplitBody(body, names, (order[0], texts), (order[1], numbers))
 
 
 def _names(before: bytes, after: bytes, others: Sequence[str]) -> list[str] | None:
     """Return the names of columns, from all of a body but its rows; None where those are not its rows."""
-    if _ROWS in before or _ROWS in after:
+    if _ROWS_JSON in before or _ROWS_JSON in after:
         return None
     try:
-        body = orjson.loads(before + _ROWS + after)
+        body = orjson.loads(before + _ROWS_JSON + after)
     except orjson.JSONDecodeError:
         return None
     split = body.get(_SHAPE) if isinstance(body, dict) else None
-    if not isinstance(split, dict) or split.get("data") != orjson.loads(_ROWS) or any(name in body for name in others):
+    if not isinstance(split, dict) or split.get("data") != _ROWS or any(name in body for name in others):
         return None
     names = split.get("columns")
     fits = isinstance(names, list) and set(map(type, names)) == {str} and len(set(names)) == len(names)
@@ -196,18 +195,22 @@ def _numbers(content: Bytes, starts: Places, ends: Places) -> NDArray[np.float64
     wrong |= (digit == ord("0")) & _is_digit(content.take(first + 1))
     if (wrong & ~null).any() or _has_bare_point(content, starts, ends):
         return None
-    # what lies between two numbers is a string of its own, which is null and not read
-    places = np.empty(2 * starts.size + 1, np.int32)
-    places[:-1:2], places[1::2], places[-1] = starts, ends, content.size
-    there = np.zeros(2 * starts.size, bool)
-    there[::2] = ~null
-    parts = [np.packbits(there, bitorder="little"), places, content]
-    strings = pa.Array.from_buffers(pa.string(), 2 * starts.size, [pa.py_buffer(part) for part in parts])
     try:
-        numbers = strings.cast(pa.float64()).to_numpy(zero_copy_only=False)[::2].reshape(rows, count).T
+        numbers = _as_arrow(content, starts, ends, ~null).cast(pa.float64()).to_numpy(zero_copy_only=False)
     except pa.ArrowException:
         return None
+    numbers = numbers[::2].reshape(rows, count).T
     return None if np.fmax.reduce(np.abs(numbers), axis=None, initial=0.0) >= EXACT_INTEGER else numbers
+
+
+def _as_arrow(content: Bytes, starts: Places, ends: Places, there: NDArray[np.bool_]) -> pa.Array:
+    """Return values where they lie as Arrow strings, every other one: what is between two of them is null, not read."""
+    places = np.empty(2 * starts.size + 1, np.int32)
+    places[:-1:2], places[1::2], places[-1] = starts, ends, content.size
+    valid = np.zeros(2 * starts.size, bool)
+    valid[::2] = there
+    parts = [np.packbits(valid, bitorder="little"), places, content]
+    return pa.Array.from_buffers(pa.string(), valid.size, [pa.py_buffer(part) for part in parts])
 
 
 def _has_bare_point(content: Bytes, starts: Places, ends: Places) -> bool:
@@ -215,7 +218,9 @@ def _has_bare_point(content: Bytes, starts: Places, ends: Places) -> bool:
     bare = content[:-1] == ord(".")
     bare &= (content[1:] | np.uint8(32)) == ord("e")
     places = np.flatnonzero(bare)
-    return bool((places < ends[np.searchsorted(starts, places, side="right") - 1]).any()) if places.size else False
+    numbers = np.searchsorted(starts, places, side="right") - 1
+    behind = numbers >= 0
+    return bool((places[behind] < ends[numbers[behind]]).any())
 
 
 def _is_digit(content: Bytes) -> NDArray[np.bool_]:

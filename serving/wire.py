@@ -56,7 +56,7 @@ INTERNAL: Final = (500, "INTERNAL_ERROR")
 _TOLD_IN_FULL: Final = (errors.InputError, errors.RequestError, errors.NotReadyError)
 _SHAPES: Final = ("dataframe_split", "dataframe_records", "inputs", "instances")
 _LONGEST_MESSAGE: Final = 500
-_LARGE_BYTES: Final = 16 * 1024
+_READ_BY_BYTES: Final = range(16 * 1024, 2 * 1024 * 1024)  # smaller bodies gain nothing, larger ones take much memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +204,7 @@ def check_json(head: Mapping[bytes, bytes]) -> None:
 
 
 def _read_invocation(body: bytes, _: Mapping[bytes, bytes], rows: RowReader, most_rows: int) -> tuple[None, Rows]:
-    split = read_split(body, rows.signature, _SHAPES[1:]) if len(body) > _LARGE_BYTES else None
+    split = read_split(body, rows.signature, _SHAPES[1:]) if len(body) in _READ_BY_BYTES else None
     if split is not None:
         check_rows(split.rows, most_rows)
         return None, columns_read(split)

@@ -2,6 +2,6 @@
 
 from serving.scorer.expression import NotCoveredError
 from serving.scorer.proof import Scorers, prove_scorers, read_scorers
-from serving.scorer.texts import Unread
+from serving.scorer.unread import Unread
 
 __all__ = ["NotCoveredError", "Scorers", "Unread", "prove_scorers", "read_scorers"]

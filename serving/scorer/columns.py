@@ -18,8 +18,13 @@ from serving.scorer.arrays import ARRAYS
 from serving.scorer.numbers import NumberTerms, read_numbers, rounded
 from serving.scorer.row import Memory
 from serving.scorer.terms import Sum, Term, evaluator
-from serving.scorer.texts import TextMemory, Texts, Unread, is_text
+from serving.scorer.texts import TextMemory, Texts
+from serving.scorer.unread import Unread
 from serving.scorer.words import Dictionary, Words
+
+_TEXT = pa.StringArray | pa.LargeStringArray
+_MOST_ROWS_BY_BYTES = 4096
+"""Of more rows few strings are new, and a dictionary is made sooner than each is looked up."""
 
 
 class ColumnScorer:
@@ -41,8 +46,8 @@ class ColumnScorer:
         self._strings = [name for name, kind in signature.items() if kind == "string"]
         self._numbers = [name for name, kind in signature.items() if kind == "float"]
         self._paired = {name for columns in total.terms if len(columns) > 1 for name in columns}
-        self._looked = [name for name in self._strings if name not in self._paired and (name,) in total.terms]
-        self._memories = {name: memories[name] for name in self._looked}
+        alone = [name for name in self._strings if name not in self._paired and (name,) in total.terms]
+        self._memories = {name: memories[name] for name in alone}
         self._texts = TextMemory()
         self._dictionaries: dict[str, Dictionary] = {}
         self._terms = {
@@ -72,29 +77,26 @@ class ColumnScorer:
         return (_logistic(margin) if self._total.logistic else margin).astype(np.float32)
 
     def _of_unread(self, columns: Unread) -> NDArray[np.float64] | None:
+        names = list(self._memories)
         numbers = rounded(columns.numbers(self._numbers))
         if numbers is None:
             return None
-        return (
-            self._total.bias
-            + self._number_terms.worth(numbers)
-            + self._looked_up(columns.texts(self._looked), self._looked)
-        )
+        return self._total.bias + self._number_terms.worth(numbers) + self._by_bytes(columns.texts(names), names)
 
     def _of_columns(self, columns: Mapping[str, Any]) -> NDArray[np.float64] | None:
         """Return the margin of each row; None where columns differ in length, or hold what they may not."""
         sizes = {len(columns[name]) for name in self._signature}
-        numbers = read_numbers(columns, self._numbers, sizes.pop()) if len(sizes) == 1 else None
-        if numbers is None:
+        if len(sizes) != 1:
             return None
-        margin = self._total.bias + self._number_terms.worth(numbers)
+        rows = sizes.pop()
+        margin = np.full(rows, self._total.bias)
         words: dict[str, Words] = {}
         texts: dict[str, pa.Array] = {}
         for name in self._strings:
             values, memory = _whole(columns[name]), self._memories.get(name)
             if memory is not None and isinstance(values, list | tuple):
-                margin += _remembered(memory, self._work_out(name), values)
-            elif memory is not None and is_text(values):
+                margin += _one_by_one(memory, self._work_out(name), values)
+            elif memory is not None and isinstance(values, _TEXT) and 0 < rows <= _MOST_ROWS_BY_BYTES:
                 texts[name] = values
             else:
                 read = Words.of(values, self._dictionaries.get(name))
@@ -102,11 +104,12 @@ class ColumnScorer:
                     return None
                 self._dictionaries[name], words[name] = read.dictionary, read
         if texts:
-            margin += self._looked_up(Texts.of_arrow(list(texts.values())), list(texts))
+            margin += self._by_bytes(Texts.of_arrow(list(texts.values())), list(texts))
         for names, worth in self._terms.items():
             if names[0] in words:
                 margin += self._worth(names, worth, words)
-        return margin
+        numbers = read_numbers(columns, self._numbers, rows)
+        return None if numbers is None else margin + self._number_terms.worth(numbers)
 
     def _worth(self, names: tuple[str, ...], worth: Term, words: Mapping[str, Words]) -> Any:
         if len(names) > 1:
@@ -114,17 +117,16 @@ class ColumnScorer:
         (name,) = names
         memory = self._memories.get(name)
         if memory is not None:
-            return words[name].spread(worth, partial(_remembered, memory, self._work_out(name)))
+            return words[name].spread(worth, partial(_one_by_one, memory, self._work_out(name)))
         return words[name].spread(worth, lambda _: worth({name: words[name].distinct()}))
 
-    def _looked_up(self, texts: Texts, names: Sequence[str]) -> NDArray[np.float64]:
+    def _by_bytes(self, texts: Texts, names: Sequence[str]) -> NDArray[np.float64]:
         def work_out(column: int, strings: list[str]) -> NDArray[np.float64]:
-            name = self._looked[column]
-            return _remembered(self._memories[name], self._work_out(name), strings)
+            name = self._strings[column]
+            return _one_by_one(self._memories[name], self._work_out(name), strings)
 
-        total: NDArray[np.float64] = self._texts.look_up(texts, list(map(self._looked.index, names)), work_out).sum(
-            axis=0
-        )
+        worths = self._texts.look_up(texts, [self._strings.index(name) for name in names], work_out)
+        total: NDArray[np.float64] = worths.sum(axis=0)
         return total
 
     def _work_out(self, name: str) -> Callable[[Words], NDArray[Any]]:
@@ -137,7 +139,7 @@ def _whole(values: Any) -> Any:
     return values.chunk(0) if isinstance(values, pa.ChunkedArray) and values.num_chunks == 1 else values
 
 
-def _remembered(
+def _one_by_one(
     memory: Memory, work_out: Callable[[Words], NDArray[Any]], strings: Sequence[Any]
 ) -> NDArray[np.float64]:
     """Return what each string is worth; work those out together that are not remembered.

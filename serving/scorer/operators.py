@@ -218,6 +218,16 @@ def _reshape(_: str, inputs: Sequence[Value], __: Mapping[str, Any]) -> Rows:
     return Rows(_scalar_of(array[0]))
 
 
+def _slice(_: str, inputs: Sequence[Value], __: Mapping[str, Any]) -> Rows:
+    given, bounds = inputs[0], [part.tolist() for part in inputs[1:] if isinstance(part, np.ndarray)]
+    if not isinstance(given, Rows) or given.turned or not given.array.ndim:
+        raise NotCoveredError("a Slice of rows")
+    if len(bounds) != len(inputs) - 1 or bounds[2:] != [[0]]:
+        raise NotCoveredError("a Slice along another axis than the first, or in steps")
+    (first,), (last,) = bounds[:2]
+    return Rows(given.array[first:last])
+
+
 def _unsqueeze(_: str, inputs: Sequence[Value], __: Mapping[str, Any]) -> Rows:
     _along_first(inputs)
     return Rows(_expressions(inputs[0])[None])
@@ -252,6 +262,7 @@ OPERATORS: Mapping[str, Callable[[str, Sequence[Value], Mapping[str, Any]], Valu
     "ReduceSum": _reduce_sum,
     "Concat": _concat,
     "Reshape": _reshape,
+    "Slice": _slice,
     "Unsqueeze": _unsqueeze,
     "MurmurHash3": _hash,
     "LabelEncoder": _label_encoder,

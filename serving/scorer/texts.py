@@ -6,8 +6,7 @@ batch, some 30 ns each. The bytes themselves are compared, so a look-up is exact
 table, is worked out from the string itself.
 """
 
-from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from threading import Lock
@@ -23,6 +22,9 @@ _WORD: Final = 8
 _MOST_WORDS: Final = 4
 LONGEST: Final = _WORD * _MOST_WORDS
 """How many bytes a string may have that is looked up here."""
+
+_BLOCK: Final = 1 << 14
+"""Strings that are looked up at once: the dozen arrays of as many entries stay near to the processor."""
 
 _BITS: Final = 16
 _PROBES: Final = 4
@@ -74,9 +76,9 @@ class Texts:
                 np.multiply(length, there, out=length)
         return cls(padded(parts), places[:, :-1], lengths)
 
-    def of(self, columns: Sequence[int]) -> "Texts":
-        """Return some of the columns."""
-        return Texts(self.words, self.starts[columns], self.lengths[columns])
+    def of(self, columns: Sequence[int], rows: slice = slice(None)) -> "Texts":
+        """Return some of the columns, and of the rows."""
+        return Texts(self.words, self.starts[columns, rows], self.lengths[columns, rows])
 
     def strings(self, places: NDArray[np.intp]) -> Iterator[str]:
         """Yield the strings at flat places; raise UnicodeDecodeError where one is not valid."""
@@ -85,7 +87,14 @@ class Texts:
         return (str(content[start : start + length], "utf-8") for start, length in zip(starts, lengths, strict=True))
 
     def keys(self, columns: Sequence[int], most_words: int) -> Keys:
-        """Return what each string is looked up by, its column known by a number; one that is too long is nobody's."""
+        """Return what each string is looked up by, its column known by a number.
+
+        Parameters
+        ----------
+        columns : sequence of int
+        most_words : int
+            1 where no string has more than 8 bytes, or 4, with which one of more than 32 is nobody's.
+        """
         starts, lengths = self.starts.ravel(), self.lengths.ravel()
         tags = (self.lengths | ((np.array(columns, np.int64) + 1) << 32).reshape(-1, 1)).ravel()
         if most_words == _MOST_WORDS:
@@ -106,28 +115,6 @@ class Texts:
         return keys
 
 
-class Unread(Mapping[str, Sequence[Any]]):
-    """Columns whose values have not been made; asked for one by name, they are."""
-
-    @property
-    @abstractmethod
-    def rows(self) -> int:
-        """How many rows there are."""
-
-    @abstractmethod
-    def texts(self, names: Sequence[str]) -> Texts:
-        """Return string columns."""
-
-    @abstractmethod
-    def numbers(self, names: Sequence[str]) -> NDArray[np.float64]:
-        """Return number columns, shape (n_columns, n_rows), NaN where missing."""
-
-
-def is_text(values: Any) -> bool:
-    """Say whether a column is Arrow's strings, in one piece and not empty."""
-    return isinstance(values, pa.StringArray | pa.LargeStringArray) and len(values) > 0
-
-
 def padded(parts: Sequence[Any]) -> NDArray[np.uint64]:
     """Return bytes one after another, as words that may be read beyond their end."""
     sizes = [len(part) for part in parts]
@@ -142,7 +129,8 @@ def padded(parts: Sequence[Any]) -> NDArray[np.uint64]:
 class _Entries:
     """An open hash table: a slot, the string's own or one of the next, holds the place of what is known of it.
 
-    An entry is written before its slot, and neither is changed afterwards, so that a reader finds all of it or nothing.
+    An entry is written before its slot, and neither is changed afterwards, so that a reader finds all of it or nothing,
+    and that the words which a short string does not have are zero in its entry, by however many it was learned.
     What is looked up often lies together, and stays near to the processor.
     """
 
@@ -221,13 +209,15 @@ class TextMemory:
         ------
         UnicodeDecodeError
         """
-        longest = texts.lengths.max(axis=1)
-        worths = np.empty(texts.lengths.shape)
+        rows = len(texts.lengths.T)
+        worths = np.empty((len(columns), rows))
+        longest = texts.lengths.max(axis=1, initial=0)
         for some, most_words in ((longest <= _WORD, 1), (longest > _WORD, _MOST_WORDS)):
             places = np.flatnonzero(some).tolist()
-            if places:
-                known_by = [columns[place] for place in places]
-                worths[places] = self._look_up(texts.of(places), known_by, most_words, work_out)
+            known_by, step = [columns[place] for place in places], 1 + _BLOCK // (1 + len(places))
+            for start in range(0, rows if places else 0, step):
+                block = slice(start, start + step)
+                worths[places, block] = self._look_up(texts.of(places, block), known_by, most_words, work_out)
         return worths
 
     def _look_up(

@@ -93,4 +93,4 @@ def _codes(indices: pa.Array, absent: int) -> NDArray[np.integer[Any]]:
         parts = [None, indices.buffers()[1]]
         indices = pa.Array.from_buffers(indices.type, len(indices), parts, offset=indices.offset)
     codes: NDArray[np.integer[Any]] = indices.to_numpy()
-    return codes if there is None else np.where(there, codes, np.int64(absent))
+    return codes if there is None else np.where(there, codes.astype(np.int64), absent)

@@ -88,6 +88,11 @@ def test_extra_columns_of_any_type_are_ignored(follower: Any) -> None:
         (stream(TABLE.set_column(0, "carrier", pa.array([1, 2]))), "row 0, column 'carrier'"),
         (stream(TABLE.set_column(0, "carrier", pa.array([["a"], ["b"]]))), "column 'carrier': expected strings"),
         (stream(TABLE.set_column(0, "carrier", pa.array([b"\xff", b"a"]).view(pa.string()))), "UTF8"),
+        (
+            stream(TABLE.set_column(3, "hour", pa.array([1, 2], pa.timestamp("us", "Foo/Bar")))),
+            "column 'hour': expected",
+        ),
+        (stream(TABLE.set_column(3, "hour", pa.array([1, 2**62], pa.timestamp("s")))), "column 'hour': expected"),
     ],
 )
 def test_a_stream_that_does_not_fit_is_a_400(follower: Any, body: bytes, told: str) -> None:

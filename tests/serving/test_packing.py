@@ -21,10 +21,10 @@ def columns_of(signature: Mapping[str, str], rows: int) -> dict[str, Any]:
     """Return odd and ordinary values of every column."""
     texts, numbers = ["UA", "", "ünïcode", "x\0y"], [1.5, np.nan, -1e6, 0.0]
     return {
-        name: np.array(np.resize(texts, rows) if kind == "string" else np.resize(numbers, rows)).astype(
-            object if kind == "string" else np.float32
-        )
-        for name, kind in signature.items()
+        name: np.roll(np.resize(texts, rows).astype(object), place)
+        if kind == "string"
+        else np.roll(np.resize(numbers, rows), place).astype(np.float32)
+        for place, (name, kind) in enumerate(signature.items())
     }
 
 
@@ -45,6 +45,10 @@ def assert_same_scores(graph: bytes, signature: Mapping[str, str]) -> None:
     [
         [{"stage": "hash", "columns": ["a", "b", "c"], "bits": 8}],
         [{"stage": "hash", "columns": ["b"], "bits": 8}],
+        [{"stage": "hash", "columns": ["a"], "bits": 8}, {"stage": "onehot", "columns": ["b"]}],
+        [{"stage": "onehot", "columns": ["c"]}, {"stage": "hash", "columns": ["b", "a"], "bits": 8}],
+        [{"stage": "standardise", "columns": ["x"]}, {"stage": "passthrough", "columns": ["y"]}],
+        [{"stage": "hash", "columns": ["a"], "bits": 8}, {"stage": "cross", "pairs": [["b", "c"]], "bits": 8}],
         [{"stage": "standardise", "columns": ["x", "y", "z"]}],
         [{"stage": "standardise", "columns": ["y"]}],
         [

@@ -144,6 +144,23 @@ def test_what_is_no_json_of_its_kind_is_left_to_orjson(place: int, value: str) -
     assert read_split(body(f"[[{','.join(row)}]]"), SIGNATURE) is None
 
 
+def test_columns_of_one_kind_are_read_too() -> None:
+    """Also where a string looks like the exponent of a number, before the first one and without any."""
+    names = ["a", "b"]
+    content = body('[["x.example", "y"], ["u", "v.E"]]', names)
+    split = read_split(content, dict.fromkeys(names, "string"))
+    assert split is not None
+    assert [*split.texts(names).strings(np.arange(4))] == ["x.example", "u", "y", "v.E"]
+    assert split.numbers([]).shape == (0, 2)
+    split = read_split(body("[[1, -2.5e3], [null, 0]]", names), dict.fromkeys(names, "float"))
+    assert split is not None
+    assert repr(split.numbers(["b", "a"]).tolist()) == "[[-2500.0, 0.0], [1.0, nan]]"
+    split = read_split(body('[["x.example", 1.5]]', names), {"a": "string", "b": "float"})
+    assert split is not None
+    with pytest.raises(KeyError):
+        split.texts(["b"])
+
+
 NUMBERS = st.one_of(
     st.none(),
     st.integers(-EXACT_INTEGER + 1, EXACT_INTEGER - 1),

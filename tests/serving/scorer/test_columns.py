@@ -13,6 +13,8 @@ from serving.scorer import read_scorers
 from serving.scorer.columns import Words
 from tests.pipeline.examples import ESTIMATORS, SCHEMA, STAGES, labels, pipeline, rows
 
+UNCROSSED = tuple(stage for stage in STAGES if stage["stage"] != "cross")
+
 
 def trained(estimator: Any = ESTIMATORS[0], stages: Any = STAGES) -> PipelineModel:
     model = PipelineModel.build(pipeline(estimator, stages), SCHEMA)
@@ -48,6 +50,14 @@ def as_dictionaries(column: pa.ChunkedArray) -> Any:
     return column.combine_chunks().dictionary_encode() if pa.types.is_string(column.type) else column.combine_chunks()
 
 
+def as_wide_places(column: pa.ChunkedArray) -> Any:
+    """Return places of the widest kind, a missing string among them as null."""
+    if not pa.types.is_string(column.type):
+        return column.combine_chunks()
+    encoded = column.combine_chunks().dictionary_encode()
+    return pa.DictionaryArray.from_arrays(encoded.indices.cast(pa.uint64()), encoded.dictionary)
+
+
 def as_differing_dictionaries(column: pa.ChunkedArray) -> Any:
     if not pa.types.is_string(column.type):
         return column
@@ -55,12 +65,23 @@ def as_differing_dictionaries(column: pa.ChunkedArray) -> Any:
     return pa.chunked_array([half.combine_chunks().dictionary_encode() for half in halves])
 
 
-@pytest.mark.parametrize("form", [as_lists, as_arrays, as_arrow, as_dictionaries, as_differing_dictionaries])
-@pytest.mark.parametrize("estimator", [ESTIMATORS[0], ESTIMATORS[3]], ids=lambda spec: spec["name"])
-def test_columns_in_every_form_score_as_the_graph(form: Any, estimator: Any) -> None:
+@pytest.mark.parametrize(
+    "form", [as_lists, as_arrays, as_arrow, as_dictionaries, as_wide_places, as_differing_dictionaries]
+)
+@pytest.mark.parametrize(
+    ("estimator", "stages", "size"),
+    [
+        (ESTIMATORS[0], STAGES, 2000),
+        (ESTIMATORS[3], STAGES, 2000),
+        (ESTIMATORS[0], UNCROSSED, 2000),
+        (ESTIMATORS[0], UNCROSSED, 6000),
+    ],
+    ids=["crossed", "another estimator", "uncrossed", "many rows"],
+)
+def test_columns_in_every_form_score_as_the_graph(form: Any, estimator: Any, stages: Any, size: int) -> None:
     """A table from anywhere is taken as it is."""
-    model, table = trained(estimator), rows(2000, seed=9)
-    scores = column_scores(model, {name: form(table.column(name)) for name in SCHEMA})
+    model, table = trained(estimator, stages), rows(size, seed=9)
+    scores = column_scores(model, {name: form(table.column(name)) for name in model.signature})
     assert scores.dtype == np.float32
     assert np.abs(scores - graph_scores(model, table)).max() < 1e-6
 
@@ -169,8 +190,7 @@ def test_scikit_learns_scaler_and_one_hot_score_as_the_graph(scaler: Any, string
 
 def test_strings_that_rows_left_in_memory_and_new_ones_score_as_the_graph() -> None:
     """Rows and batches share what they remember, also where it is full and starts anew."""
-    uncrossed = tuple(stage for stage in STAGES if stage["stage"] != "cross")
-    model, table = trained(stages=uncrossed), rows(3000, seed=13)
+    model, table = trained(stages=UNCROSSED), rows(3000, seed=13)
     ever_new = [f"t{number // 3}" for number in range(3000)]
     table = table.set_column(table.schema.get_field_index("tail"), "tail", pa.array(ever_new))
     scorers = read_scorers(packed_graph(model.to_onnx(), model.signature), RowReader(model.signature))
