@@ -22,7 +22,7 @@ from typing import Self
 from ml_core.errors import PlatformError
 from ml_core.project import Flow
 
-_MARK = "MODELFLOW_SUPERVISED_BY"
+_MARK, _SUPERVISOR = "MODELFLOW_SUPERVISED_BY", "MODELFLOW_SUPERVISOR_PID"
 _STOP_S = 12.0
 _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -70,7 +70,10 @@ class Supervisor:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=os.environ | _QUIET | dict(environment or {}) | {_MARK: str(self._home)},
+                env=os.environ
+                | _QUIET
+                | dict(environment or {})
+                | {_MARK: str(self._home), _SUPERVISOR: str(os.getpid())},
                 start_new_session=True,
                 cwd=folder,
             )
@@ -114,6 +117,8 @@ class Supervisor:
 
     def stop(self) -> None:
         """End every child and everything it started, the last one started first."""
+        if not self._children:
+            return
         for child in reversed(self._children):
             if child.process.poll() is None:
                 child.process.terminate()
@@ -130,9 +135,19 @@ class Supervisor:
         return next(child for child in self._children if child.name == name)
 
     def reap(self) -> int:
-        """End processes an earlier supervisor of this home left behind; return how many there were."""
+        """End processes an earlier supervisor of this home left behind; return how many there were.
+
+        Raises
+        ------
+        PlatformError
+            That supervisor lives, and they are not left behind at all.
+        """
         mark = f"{_MARK}={self._home}".encode()
         left = [pid for pid in _processes() if pid != os.getpid() and mark in _environment(pid)]
+        for pid in left:
+            # a guard that is still the child of who started it; an orphan has been given to somebody else
+            if (parent := _parent(pid)) != os.getpid() and f"{_SUPERVISOR}={parent}".encode() in _environment(pid):
+                raise PlatformError(f"{self._home} is in use by process {parent}; stop that one first (Ctrl-C there)")
         for pid in left:
             _kill(pid)
         return len(left)
@@ -215,6 +230,7 @@ def start_sidecar(
             *(sys.executable, "-m", "serving", followed, "--tracking-uri", tracking_uri, "--port", str(port)),
             *("--poll-interval", str(flow.serving.poll_interval_s), "--cache", str(home / "serving" / name)),
             *(("--log", str(home / flow.serving.prediction_log)) if flow.serving.prediction_log else ()),
+            *(("--max-staleness", str(staleness.total_seconds())) if (staleness := flow.serving.max_staleness) else ()),
         ],
     )
     supervisor.wait_until(name, lambda: answers(port, "/v2/health/live"))
@@ -229,6 +245,13 @@ def _environment(pid: int) -> list[bytes]:
         return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:  # it has ended, or belongs to somebody else
         return []
+
+
+def _parent(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[1])
+    except OSError:  # it has just ended
+        return 0
 
 
 def _kill(pid: int) -> None:

@@ -143,8 +143,10 @@ def written(value: object) -> str:
     if value is dataclasses.MISSING or value is inspect.Parameter.empty:
         return "required"
     if isinstance(value, timedelta):
-        count, unit = (value.days, "day") if value.days else (value.seconds // 3600, "hour")
-        return f'`"{count} {unit}{"" if count == 1 else "s"}"`'
+        units = (("day", timedelta(days=1)), ("hour", timedelta(hours=1)), ("minute", timedelta(minutes=1)))
+        unit, size = next((each for each in units if value and not value % each[1]), ("second", timedelta(seconds=1)))
+        count = value / size
+        return f'`"{count:g} {unit}{"" if count == 1 else "s"}"`'
     if value is None or value in ((), ""):
         return "none"
     if isinstance(value, tuple):

@@ -232,7 +232,8 @@ class Following(ABC):
         self.current = model
         self.swaps += 1
         self.history.append(Swap(model.loaded_at, model.version, before, model.from_cache))
-        _LOG.log(told, "%s: serving version %s after %s", model.ref.flow, model.version, before)
+        after = "the first" if before is None else f"after {before}"
+        _LOG.log(told, "%s: serving version %s, %s", model.ref.flow, model.version, after)
 
     def _report(self, error: Exception) -> None:
         told = str(error) if isinstance(error, ModelFlowError) else f"{type(error).__name__}: {error}"

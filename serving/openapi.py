@@ -19,9 +19,9 @@ _ARROW: Final = "application/vnd.apache.arrow.stream"
 _SHOWN: Final = (
     ("/", "the page: version, swaps, traffic, live figures", ("200",)),
     ("/ping", "200 if and only if a verified model is loaded", ("200", "503")),
-    ("/health", "the same", ("200", "503")),
-    ("/v2/health/ready", "the same", ("200", "503")),
-    ("{model}/ready", "the same", ("200", "503")),
+    ("/health", "200 if and only if a verified model is loaded, as /ping", ("200", "503")),
+    ("/v2/health/ready", "200 if and only if a verified model is loaded, as /ping", ("200", "503")),
+    ("{model}/ready", "200 if and only if a verified model is loaded, as /ping", ("200", "503")),
     ("/v2/health/live", "200 while the follower follows", ("200", "503")),
     ("/v2", "the server's metadata", ("200", "401")),
     ("{model}", "the model's metadata: its inputs and its output", ("200", "401", "503")),

@@ -21,6 +21,7 @@ it.
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from operator import itemgetter
 from typing import Any
 
@@ -39,6 +40,7 @@ FLOAT32_MAX = float(np.finfo(np.float32).max)
 _ORDINARY_STRINGS, _ORDINARY_NUMBERS = {str}, {float, int, type(None)}
 _ARROW_FLOATS = {"halffloat", "float", "double"}
 _MOST_LAYOUTS = 64
+_TEXT = "a string or null"
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,8 +185,10 @@ class RowReader:
 
 
 def _missing(name: str, given: Iterable[Any]) -> str:
-    hint = nearest(name, [str(other)[:80] for other in list(given)[:200]]) if given else "no column was sent"
-    return f"column {name!r}: expected, found missing; {hint}"
+    found = [str(other)[:80] for other in list(given)[:200]]
+    close = get_close_matches(name, found, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]!r}?" if close else f"found {', '.join(sorted(found)) or 'none'}"
+    return f"column {name!r} is missing; {hint}"
 
 
 def picker(keys: Sequence[Any]) -> Callable[[Any], Sequence[Any]]:
@@ -249,7 +253,7 @@ def read_string(name: str, row: int, value: Any) -> str:
         return ""
     if isinstance(value, str):
         return str(value)
-    raise _unfit(name, row, "a string or null", value)
+    raise _unfit(name, row, _TEXT, value)
 
 
 def read_number(name: str, row: int, value: Any) -> float:
@@ -271,13 +275,15 @@ def read_number(name: str, row: int, value: Any) -> float:
 
 def _unfit(name: str, row: int, expected: str, value: Any) -> InputError:
     found = repr(value) if isinstance(value, bool | float) else f"{type(value).__name__} {_shown(value)}"
+    if expected == _TEXT and isinstance(value, int | float):
+        found += "; send it as a string"
     return InputError(f"row {row}, column {name!r}: expected {expected}, found {found}", column=name, row=row)
 
 
 def _shown(value: Any) -> str:
     """Return a value so that it fits an error message, whatever its size."""
     if isinstance(value, int):
-        return f"of {value.bit_length()} bits"
+        return str(value) if abs(value) <= EXACT_INTEGER else f"of {value.bit_length()} bits"
     if isinstance(value, str):
         return ascii(value[:40])
     return f"of {len(value)} items" if isinstance(value, list | dict) else ascii(value)[:40]

@@ -29,6 +29,7 @@ from serving.log import PredictionLog
 from serving.settings import Settings
 from serving.workers import Workers
 
+_BACKLOG = 4096
 _LOADING_S = 5.0
 _LONGEST_TURN_S = 0.0005
 """How long one thread may compute while requests wait: loading a version takes a tenth of a second of it."""
@@ -155,7 +156,7 @@ class Server(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 date_header=False,
-                backlog=4096,
+                backlog=_BACKLOG,
                 timeout_keep_alive=int(limits.idle_s),
                 timeout_graceful_shutdown=int(limits.drain_s),
                 ssl_certfile=settings.certificate,
@@ -204,6 +205,7 @@ def _bound(host: str, port: int, *, shared: bool) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, shared)
     try:
         listener.bind((host, port))
+        listener.listen(_BACKLOG)  # at once: two may bind one port as long as neither listens
     except OSError as error:
         listener.close()
         raise PlatformError(

@@ -199,8 +199,13 @@ def json_codec(head: Mapping[bytes, bytes]) -> Codec:
 def check_json(head: Mapping[bytes, bytes]) -> None:
     """Raise MediaTypeError unless a body is announced as plain JSON, or not announced."""
     kind = head.get(b"content-type", b"json").lower()
-    if b"json" not in kind or b"content-encoding" in head:
-        raise MediaTypeError("expected a body in JSON, without a content-encoding; see /docs for the other kinds")
+    if b"content-encoding" in head:
+        raise MediaTypeError("expected a body without a content-encoding")
+    if b"json" not in kind:
+        found = ascii(kind.decode("latin-1"))[1:81]
+        raise MediaTypeError(
+            f"expected the header Content-Type: application/json, found {found}; /docs has other kinds"
+        )
 
 
 def _read_invocation(body: bytes, _: Mapping[bytes, bytes], rows: RowReader, most_rows: int) -> tuple[None, Rows]:

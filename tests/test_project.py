@@ -6,9 +6,10 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from pydantic import TypeAdapter
 
 from ml_core.errors import ProjectError
-from ml_core.project import Project, load_project, tables
+from ml_core.project import Duration, Project, load_project, tables
 
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = (ROOT / "dagster_project.toml").read_text(encoding="utf-8")
@@ -141,6 +142,16 @@ def test_the_reference_documents_exactly_the_keys_that_are_read() -> None:
     """Run `make reference` when this fails: a key was added, renamed or removed."""
     page = (ROOT / "docs" / "project.md").read_text(encoding="utf-8")
     assert runpy.run_path(str(ROOT / "scripts" / "write_reference.py"))["page"](page) == page
+
+
+def test_a_duration_is_documented_as_the_file_would_say_it() -> None:
+    """A default of a second was told as none of an hour."""
+    written = runpy.run_path(str(ROOT / "scripts" / "write_reference.py"))["written"]
+    fields = [field for table in tables().values() for field in table.model_fields.values()]
+    defaults = {field.default for field in fields if isinstance(field.default, timedelta)}
+    read = TypeAdapter(Duration).validate_python
+    assert len(defaults) > 5
+    assert {default: read(written(default).strip('`"')) for default in defaults} == {each: each for each in defaults}
 
 
 def test_every_key_is_acted_upon_or_named_as_waiting() -> None:

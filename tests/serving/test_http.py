@@ -96,7 +96,7 @@ def split(**changes: Any) -> dict[str, Any]:
         (split(delay=True), "row 1, column 'delay': expected a number or null, found True"),
         (split(delay=2**60), "send identifiers as strings"),
         (split(delay=1e300), "float32"),
-        ({"dataframe_records": [ROW, {"carrier": "UA"}]}, "row 1, column 'origin': expected, found missing"),
+        ({"dataframe_records": [ROW, {"carrier": "UA"}]}, "row 1, column 'origin' is missing"),
     ],
 )
 def test_a_clients_mistake_is_a_400_that_names_it(ask: Ask, body: Any, told: str) -> None:
@@ -180,7 +180,7 @@ def test_a_column_of_shape_n_by_1_is_taken(ask: Ask, follower: Follower) -> None
         ({"datatype": "WHAT"}, "expected datatype BYTES or a number"),
         ({"name": None}, "a name of its own"),
         ({"name": "delay", "datatype": "FP32", "data": [1.0]}, "a name of its own"),
-        ({"name": "x"}, "'carrier': expected, found missing"),
+        ({"name": "x"}, "'carrier' is missing"),
         ({"data": [12]}, "row 0, column 'carrier'"),
     ],
 )

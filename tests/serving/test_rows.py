@@ -112,7 +112,7 @@ def test_a_missing_column_is_named_with_the_nearest_one_sent() -> None:
         lambda: reader.columns({name: [value] for name, value in sent.items()}),
         lambda: reader.records([ROW, sent]),
     ):
-        with pytest.raises(InputError, match="'carrier': expected, found missing; did you mean 'carier'"):
+        with pytest.raises(InputError, match="'carrier' is missing; did you mean 'carier'"):
             read()
     with pytest.raises(InputError) as refused:
         reader.records([ROW, sent])
@@ -136,12 +136,12 @@ def test_extra_columns_are_ignored_unless_they_are_refused() -> None:
 @pytest.mark.parametrize(
     ("names", "data", "told"),
     [
-        (["carrier", "delay", "origin"], [["UA", 1.0, "EWR"]], "'hour': expected, found missing"),
+        (["carrier", "delay", "origin"], [["UA", 1.0, "EWR"]], "'hour' is missing"),
         ([*ROW, "delay"], [[*ROW.values(), 1.0]], "'delay': named twice"),
         ([*ROW, ["delay"]], [[*ROW.values(), 1.0]], "names of columns to be strings"),
         (list(ROW), [["UA", 1.0]], "row 0: expected 4 values"),
         (list(ROW), [list(ROW.values()), []], "row 1: expected 4 values"),
-        ([], [[]], "expected, found missing; no column was sent"),
+        ([], [[]], "is missing; found none"),
     ],
 )
 def test_a_split_of_the_wrong_form_is_refused(names: list[Any], data: list[list[Any]], told: str) -> None:

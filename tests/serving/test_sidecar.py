@@ -1,5 +1,6 @@
 """The sidecar as a process: how it starts, follows, drains and ends, with real sockets and a registry over HTTP."""
 
+import contextlib
 import http.client
 import io
 import json
@@ -16,6 +17,9 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+
+from ml_core.errors import PlatformError
+from serving.sidecar import _bound
 
 ROW = {"carrier": "UA", "origin": "EWR", "delay": 12.5, "hour": 7}
 BODY = json.dumps({"dataframe_split": {"columns": list(ROW), "data": [list(ROW.values())] * 3}}).encode()
@@ -71,6 +75,15 @@ def assert_all_answered_by_one_version_each(loads: list[Load]) -> set[int]:
     answers = [answer for load in loads for answer in load.answers]
     assert all(set(by_row) == {said} for said, by_row in answers)
     return {said for said, _ in answers}
+
+
+def test_a_port_is_held_from_the_moment_it_is_told() -> None:
+    """Two sidecars started at once both said that they listened, and one of them was deaf."""
+    with contextlib.closing(_bound("127.0.0.1", 0, shared=False)) as first:
+        port = first.getsockname()[1]
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+        with pytest.raises(PlatformError, match=f"cannot listen on port {port}"):
+            _bound("127.0.0.1", port, shared=False)
 
 
 def test_it_is_live_at_once_and_ready_only_with_a_verified_model(sidecar: Any, rest_registry: Any) -> None:
