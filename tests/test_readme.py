@@ -1,5 +1,6 @@
 """The README's commands are run, its links lead somewhere, and its diagram names what exists."""
 
+import json
 import os
 import re
 import shlex
@@ -146,13 +147,28 @@ def test_the_modelflow_commands_answer(
 @pytest.mark.parametrize("command", commands("curl"))
 def test_the_sidecar_knows_the_addresses(command: str, sidecar: str) -> None:
     """Before the first version an address may answer "not ready", never "not found"."""
-    address = shlex.split(command)[-1].replace("http://127.0.0.1:8080", sidecar)
+    _, *options, address = shlex.split(command)
+    told = dict(zip(options[::2], options[1::2], strict=True))
+    headers = dict(told[name].split(": ") for name in ("-H",) if name in told)
+    body = (ROOT / told["-d"].removeprefix("@")).read_bytes() if "-d" in told else None
+    request = urllib.request.Request(address.replace("http://127.0.0.1:8080", sidecar), body, headers)  # noqa: S310 - loopback
     try:
-        with urllib.request.urlopen(address, timeout=10) as answer:  # noqa: S310 - a loopback address
+        with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310 - loopback
             status = answer.status
     except urllib.error.HTTPError as refused:
         status = refused.code
     assert status in {200, 503}
+
+
+def test_the_sample_request_holds_what_the_flow_takes(
+    asked: Callable[[str], str], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A body to try things with is a feature row, without what names it."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("MODELFLOW_HOME", str(home))
+    told = asked(".venv/bin/modelflow features flight_delays --at 2013-01-05T12:00+00:00 --json").splitlines()[-1]
+    (record,) = json.loads((ROOT / "flows/flight_delays/sample_request.json").read_text("utf-8"))["dataframe_records"]
+    assert list(record) == [name for name in json.loads(told) if name not in {"key", "request_time"}]
 
 
 def test_the_default_port_of_the_sidecar_is_the_one_shown() -> None:

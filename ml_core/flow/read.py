@@ -156,7 +156,10 @@ class RestReader:
                 self._doubted = (address, serving)
                 return found
         body = {"name": address.flow, "stages": [address.stage]}
-        newest = self._json("POST", f"{_API}/registered-models/get-latest-versions", body).get("model_versions")
+        try:
+            newest = self._json("POST", f"{_API}/registered-models/get-latest-versions", body).get("model_versions")
+        except VersionNotFoundError as error:
+            raise VersionNotFoundError(f"{self._uri}: the registry holds no version of {address.flow} yet") from error
         if not newest:
             raise VersionNotFoundError(f"{self._uri}: {address.flow} has no version in {address.stage} yet")
         return dict(newest[0])

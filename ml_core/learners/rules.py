@@ -4,7 +4,7 @@ Each rule keeps a short row of float64 numbers per coordinate, its whole state a
 that saving the rows saves the optimiser. With gradient :math:`g`, learning rate scale :math:`\alpha` and
 :math:`S_t(x) = \operatorname{sgn}(x) \max(|x| - t, 0)`:
 
-``ftrl`` — (z, n). FTRL-proximal, Algorithm 1 of McMahan et al. (2013), "Ad Click Prediction: a View from the Trenches":
+``ftrl`` — (z, n). FTRL-proximal (McMahan et al. 2013), see `ml_core.learners.ftrl`:
 
 .. math::
 
