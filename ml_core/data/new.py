@@ -1,7 +1,8 @@
-"""`modelflow new`: a flow made of a table, in one command.
+"""`modelflow new`: a flow from a table, in one command.
 
 It looks into the table, asks what it must, and writes the flow's table of the project file, its `features.sql` and a
-sample request. With `--yes` it asks nothing: what is neither given nor certain is guessed, and every guess is told.
+sample request. With `--yes` it never asks: it guesses where one answer stands out and tells every guess, and where it
+cannot decide, it stops and names the option to pass.
 """
 
 import json
@@ -20,6 +21,7 @@ from ml_core.data.trial import sample_facts, tried
 from ml_core.errors import ProjectError, SourceError
 from ml_core.project import PROJECT_FILE, Duration, Project, load_project
 
+SAMPLE_REQUEST = "sample_request.json"
 _SAMPLE_ROWS = 2_000
 _FINISHED = timedelta(days=14)
 
@@ -34,15 +36,16 @@ def new(  # noqa: PLR0913, PLR0917 - the options of a command
     time_format: Annotated[str | None, typer.Option(help="how times are written, e.g. '%d.%m.%Y %H:%M'")] = None,
     time_zone: Annotated[str | None, typer.Option(help="the zone of times that carry none, e.g. Europe/Berlin")] = None,
     label_delay: Annotated[str, typer.Option(help="how long after its time a row's label is known")] = "1 hour",
-    kind: Annotated[str | None, typer.Option(help="binary, multiclass or regression; found out by itself")] = None,
+    kind: Annotated[str | None, typer.Option(help="binary, multiclass or regression; detected unless given")] = None,
     positive: Annotated[str | None, typer.Option(help="of two classes, the one whose probability is wanted")] = None,
     without: Annotated[list[str] | None, typer.Option(help="a column to leave out; may be repeated")] = None,
-    keep: Annotated[list[str] | None, typer.Option(help="a suspected column to use all the same")] = None,
+    keep: Annotated[list[str] | None, typer.Option(help="a column to use that would be left out")] = None,
+    missing: Annotated[list[str] | None, typer.Option(help="a text that stands for no value; may be repeated")] = None,
     owner: Annotated[list[str] | None, typer.Option(help="`team:name` or a mail address; may be repeated")] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="ask nothing")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="never ask")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="say what was done as JSON")] = False,
 ) -> None:
-    """Make a flow of a table: its part of the project file, features.sql and a sample request."""
+    """Create a flow from a table: its part of the project file, features.sql and a sample request."""
     from pydantic import TypeAdapter, ValidationError
 
     path = _source_path(source)
@@ -53,14 +56,14 @@ def new(  # noqa: PLR0913, PLR0917 - the options of a command
     except ValidationError as error:
         raise ProjectError(f"--label-delay {label_delay!r}: {error.errors()[0]['msg']}") from error
     table = table or _only_table(path)
-    found = inspect_source(path, table=table, time_zone=time_zone or "UTC")
+    found = inspect_source(path, table=table, time_zone=time_zone or "UTC", missing=missing or ())
     asks = _Asks(found, ask=not yes)
     event_time = event_time or asks.column("event_time", "Which column says when a prediction is asked for?")
     label = label or asks.column("label", "Which column is to be predicted?")
     time_zone = time_zone or asks.text("In which zone are times that carry none?", "UTC")
     found = inspect_source(
         path, table=table, event_time=event_time, time_format=time_format, time_zone=time_zone, label=label, kind=kind,
-        positive=positive,
+        positive=positive, missing=missing or (),
     )  # fmt: skip
     project_root = _root()
     proposal = scaffold.Proposal(
@@ -91,7 +94,7 @@ def write_sample_request(project: Project, name: str) -> Path:
             raise SourceError(f"flow {name}: expected a row in the sample, found none")
         rows = store.feature_rows(clock - timedelta(days=36_500), clock + timedelta(days=1)).to_pylist()
     row = {column: value for column, value in rows[-1].items() if column not in {"key", "request_time"}}
-    file = (project.root / flow.data.features).with_name("sample_request.json")
+    file = (project.root / flow.data.features).with_name(SAMPLE_REQUEST)
     file.write_text(scaffold.sample_request(row), encoding="utf-8")
     return file
 
@@ -112,7 +115,8 @@ class _Asks:
                                     default=candidates[0] if candidates else None))  # fmt: skip
         if len(candidates) == 1:
             return candidates[0]
-        raise ProjectError(f"expected {option}, as there is more than one choice or none: {candidates}")
+        name = what.replace("_", " ")
+        raise ProjectError(f"name the {name} with {option}; candidates: {', '.join(candidates) or 'none found'}")
 
     def text(self, question: str, default: str) -> str:
         """Return an answer, or the default where nobody may be asked."""
@@ -158,7 +162,7 @@ def _tell(proposal: scaffold.Proposal, written: list[Path], *, as_json: bool) ->
         "label": found.label_found.kind if found.label_found else None,
         "features": {column.name: column.kind for column in proposal.features},
         "left_out": proposal.left_out,
-        "notes": found.notes,
+        "notes": proposal.notes,
         "written": [str(file) for file in written],
     }
     if as_json:
@@ -167,8 +171,9 @@ def _tell(proposal: scaffold.Proposal, written: list[Path], *, as_json: bool) ->
     typer.echo(f"{proposal.name}: {found.rows} rows from {found.first} to {found.last}, a {said['label']} label")
     for name, why in proposal.left_out.items():
         typer.echo(f"  left out {name}: {why}")
-    for note in found.notes:
+    for note in proposal.notes:
         typer.echo(f"  note: {note}")
     for file in written:
-        typer.echo(f"  wrote {file}")
+        what = ": a body to POST to the sidecar's /invocations" if file.name == SAMPLE_REQUEST else ""
+        typer.echo(f"  wrote {file}{what}")
     typer.echo(f"next: modelflow check {proposal.name}")

@@ -12,9 +12,10 @@ from datetime import UTC, timedelta
 from pathlib import Path
 
 from ml_core.data.inspect import Column, Inspection
+from ml_core.data.inspect.findings import CORRECT
 from ml_core.data.sources import fact_column
 from ml_core.data.tables import quoted
-from ml_core.errors import ProjectError
+from ml_core.errors import ProjectError, nearest
 from ml_core.project import PROJECT_FILE
 
 ENTITY, LABELS, ROW = "requested", "outcome", "row"
@@ -47,8 +48,13 @@ class Proposal:
     ends : bool
         Whether the table is a finished history.
     without, keep : tuple of str
-        Columns to leave out, and suspects to use all the same.
+        Columns to leave out, and columns to use that would be left out on a suspicion.
     owners : tuple of str
+
+    Raises
+    ------
+    ProjectError
+        The name cannot be one, or `without` or `keep` cannot be followed.
     """
 
     name: str
@@ -68,6 +74,15 @@ class Proposal:
             raise ProjectError(
                 f"expected a flow's name of letters, digits and _, found {self.name!r}; it names assets and folders"
             )
+        columns = {column.name: column for column in self.inspection.columns}
+        for option, names in (("--without", self.without), ("--keep", self.keep)):
+            for name in names:
+                if name not in columns:
+                    raise ProjectError(f"{option} {name}: no such column: {nearest(name, columns)}")
+        for name in self.keep:
+            why_not = "--without leaves it out" if name in self.without else self._useless(columns[name])
+            if why_not:
+                raise ProjectError(f"--keep {name}: it cannot be a feature: {why_not}; leave the option out")
 
     @property
     def features(self) -> tuple[Column, ...]:
@@ -77,24 +92,49 @@ class Proposal:
     @property
     def left_out(self) -> dict[str, str]:
         """The columns that do not become features, and why."""
-        found = self.inspection
         reasons: dict[str, str] = {}
-        for column in found.columns:
-            if column.name in self.without:
-                reasons[column.name] = "not wanted"
-            elif column.name in {found.event_time, found.label}:
-                reasons[column.name] = "the time and the label of a row are no features"
-            elif column.name in found.suspects and column.name not in self.keep:
-                reasons[column.name] = f"seems to know the label: {found.suspects[column.name]}"
-            elif column.kind == "empty" or column.distinct < 2:  # noqa: PLR2004 - one value tells nothing
-                reasons[column.name] = "the same in every row"
-            elif column.name == self.key or column.name in found.candidates["key"]:
-                reasons[column.name] = "names the row"
-            elif column.kind == "text" and column.words > _FREE_TEXT_WORDS:
-                reasons[column.name] = "free text; write a feature of it below, or a stage of your own"
-            elif column.kind == "text" and column.distinct > 0.9 * (found.rows - column.missing):
-                reasons[column.name] = "almost every row has a value of its own"
+        for column in self.inspection.columns:
+            why = "not wanted" if column.name in self.without else self._useless(column)
+            if not why and column.name not in self.keep:
+                why = self._doubtful(column)
+            if why:
+                reasons[column.name] = why
         return reasons
+
+    @property
+    def notes(self) -> list[str]:
+        """What a person should hear about: guesses that could be wrong."""
+        known = {*self.without, self.key, self.inspection.event_time}
+        strays = [
+            f"{column.name}: {column.strays}, so it is taken as text; {CORRECT}"
+            for column in self.inspection.columns
+            if column.strays and column.name not in known
+        ]
+        return [*self.inspection.notes, *strays]
+
+    def _useless(self, column: Column) -> str:
+        """Say why a column cannot be a feature, "" where it can."""
+        if column.name == self.inspection.event_time:
+            return "is the row's time"
+        if column.name == self.inspection.label:
+            return "is the label"
+        return "empty in every row" if column.kind == "empty" else "the same in every row" if column.constant else ""
+
+    def _doubtful(self, column: Column) -> str:
+        """Say why a column had better not be a feature, "" where nothing speaks against it."""
+        found = self.inspection
+        if column.name in found.suspects:
+            return f"seems to know the label: {found.suspects[column.name]}"
+        if column.name == self.key:
+            return "names the row"
+        if column.name in found.candidates["key"]:
+            return "names the row" if self.key else f"names the row; use --key {column.name}, or rows are numbered"
+        if column.kind == "text" and column.distinct > 1:
+            if column.words > _FREE_TEXT_WORDS:
+                return "free text; write a feature of it below, or a stage of your own"
+            if column.distinct > 0.9 * (found.rows - column.missing):
+                return "almost every row has a value of its own"
+        return ""
 
 
 def write(proposal: Proposal, root: Path) -> list[Path]:

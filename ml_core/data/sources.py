@@ -17,13 +17,11 @@ from pathlib import Path
 
 import duckdb
 
-from ml_core.data.tables import quoted
+from ml_core.data.csv_files import CSV, DIALECT, delimiter_of, escaped, matching, unreadable
+from ml_core.data.tables import Connection, quoted
 from ml_core.errors import SourceError, nearest
 from ml_core.project import Flow, SourceSettings
 
-Connection = duckdb.DuckDBPyConnection
-
-CSV = (".csv", ".tsv", ".txt")
 PARQUET = (".parquet", ".pq")
 DUCKDB = (".duckdb", ".ddb", ".db")
 LINE = "source line"
@@ -106,28 +104,50 @@ def read_raw(
     delimiter: str | None = None,
     missing: tuple[str, ...] = ("",),
     limit: int | None = None,
-) -> None:
-    """Make the temporary table `source`: every column as it comes, CSV ones as text, and `source line`, from 1."""
+) -> str | None:
+    """Make the temporary table `source`: every column as it comes, CSV ones as text, and `source line`, from 1.
+
+    Returns
+    -------
+    str or None
+        The delimiter of a CSV file.
+
+    Raises
+    ------
+    SourceError
+        The kind of file is not known, or a line of a CSV file cannot be read.
+    """
     suffix = data_suffix(path)
     if suffix in DUCKDB:
         if table is None:
             raise SourceError(f"{path}: expected the name of a table of this DuckDB file; set `table` (--table)")
-        connection.execute(f"attach '{_escaped(path)}' as attached (read_only)")
-        origin = f"attached.{'.'.join(quoted(part) for part in table.split('.'))}"
-    elif suffix in PARQUET:
-        origin = f"read_parquet('{_escaped(path)}', union_by_name = true)"
-    elif suffix in CSV:
-        nulls = ", ".join(f"'{_escaped(text)}'" for text in missing)
-        delim = f", delim = '{_escaped(delimiter)}'" if delimiter else ""
-        origin = f"read_csv('{_escaped(path)}', all_varchar = true, header = true, nullstr = [{nulls}]{delim})"
-    else:
-        raise SourceError(f"{path}: expected a file that ends in {', '.join(CSV + PARQUET + DUCKDB)}")
-    most = "" if limit is None else f" limit {limit}"
-    connection.execute(
-        f"create or replace temp table source as select row_number() over () as {quoted(LINE)}, * from {origin}{most}"
-    )
-    if suffix in DUCKDB:
+        connection.execute(f"attach '{escaped(path)}' as attached (read_only)")
+        _make_source(connection, f"attached.{'.'.join(quoted(part) for part in table.split('.'))}", limit)
         connection.execute("detach attached")
+        return None
+    if suffix in PARQUET:
+        _make_source(connection, f"read_parquet('{escaped(path)}', union_by_name = true)", limit)
+        return None
+    if suffix not in CSV:
+        raise SourceError(f"{path}: expected a file that ends in {', '.join(CSV + PARQUET + DUCKDB)}")
+    nulls = ", ".join(f"'{escaped(text)}'" for text in missing)
+    try:
+        delimiter = delimiter or delimiter_of(connection, path)
+        read = f"all_varchar = true, header = true, nullstr = [{nulls}], delim = '{escaped(delimiter)}', {DIALECT}"
+        _make_source(connection, f"read_csv('{escaped(path)}', {read})", limit)
+    except duckdb.InvalidInputException as error:
+        raise unreadable(connection, path, delimiter) from error
+    return delimiter
+
+
+def place(connection: Connection, row: int, *, in_csv: bool) -> str:
+    """Say where a row of `source` stands: of a CSV file its line, which a quoted value before may have moved."""
+    if not in_csv:
+        return f"row {row}"
+    texts = [quoted(name) for name, kind in described(connection).items() if kind == "VARCHAR"]
+    breaks = " + ".join(f"coalesce(len({text}) - len(replace({text}, chr(10), '')), 0)" for text in texts)
+    moved = connection.execute(f"select sum({breaks}) from source where {quoted(LINE)} < {row}").fetchall()[0][0]
+    return f"line {row + 1 + int(moved or 0)}"
 
 
 def data_suffix(path: Path) -> str:
@@ -152,7 +172,7 @@ def as_time(column: str, kind: str, time_format: str | None, zone: str) -> str:
     if kind == "VARCHAR" or time_format is not None:
         if time_format is None:
             return f"try_cast({column} as timestamptz)"
-        read = f"try_strptime({column}::varchar, '{_escaped(time_format)}')"
+        read = f"try_strptime({column}::varchar, '{escaped(time_format)}')"
         return read if "%z" in time_format else f"timezone('{zone}', {read})"
     return (
         f"{column}::timestamptz" if kind == "TIMESTAMP WITH TIME ZONE" else f"timezone('{zone}', {column}::timestamp)"
@@ -236,7 +256,7 @@ class _Facts:
                 column, read, f"a label that is a number or a boolean; for texts set `classes` in {self._in_file}"
             )
             return read
-        names = ", ".join(f"'{_escaped(name)}'" for name in self._source.classes)
+        names = ", ".join(f"'{escaped(name)}'" for name in self._source.classes)
         read = f"nullif(list_position([{names}], {column}::varchar), 0) - 1"
         self._refuse(column, read, f"one of the `classes` of {self._in_file}: {', '.join(self._source.classes)}")
         return f"({read})::double"
@@ -249,21 +269,20 @@ class _Facts:
         ).fetchall()
         if found:
             line, value, count = found[0]
-            place = f"line {line + 1}" if self._csv else f"row {line}"
+            where = f"{self._where}, {place(self._connection, line, in_csv=self._csv)}, column {column}"
             more = f" ({count} rows in all)" if count > 1 else ""
-            raise SourceError(f"{self._where}, {place}, column {column}: expected {wanted}, found {value!r}{more}")
+            raise SourceError(f"{where}: expected {wanted}, found {value!r}{more}")
 
 
 def _read(connection: Connection, flow: Flow, source: SourceSettings, root: Path, limit: int | None) -> None:
     _files(flow, source, root)
-    read_raw(
-        connection,
-        root / source.path,
-        table=source.table,
-        delimiter=source.delimiter,
-        missing=source.missing,
-        limit=limit,
-    )
+    try:
+        read_raw(
+            connection, root / source.path, table=source.table, delimiter=source.delimiter, missing=source.missing,
+            limit=limit,
+        )  # fmt: skip
+    except SourceError as error:
+        raise SourceError(f"flow {flow.name}: {error}") from error
     if data_suffix(source.path) in CSV:
         return
     for name in (name for name, kind in described(connection).items() if kind == "VARCHAR"):
@@ -273,15 +292,18 @@ def _read(connection: Connection, flow: Flow, source: SourceSettings, root: Path
         )
 
 
+def _make_source(connection: Connection, origin: str, limit: int | None) -> None:
+    most = "" if limit is None else f" limit {limit}"
+    connection.execute(
+        f"create or replace temp table source as select row_number() over () as {quoted(LINE)}, * from {origin}{most}"
+    )
+
+
 def _files(flow: Flow, source: SourceSettings, root: Path) -> list[Path]:
     path = root / source.path
-    found = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
+    found = matching(path)
     if not found:
         raise SourceError(
             f"flow {flow.name}: expected what [flows.{flow.name}.data.source] `path` names, found no file at {path}"
         )
     return found
-
-
-def _escaped(text: Path | str) -> str:
-    return str(text).replace("'", "''")

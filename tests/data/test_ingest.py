@@ -146,6 +146,10 @@ def test_a_finished_history_is_complete_through_its_last_label(tmp_path: Path) -
     [
         ("d;01.13.2024 12:00;north;1;no", r"orders.csv, line 5, column \"when\": expected a time written as '%d.%m.%Y"),
         ("d;01.05.2024 12:00;north;one;no", r"line 5, column \"days\": expected a number.*found 'one'"),
+        (
+            "d;01.05.2024 12:00;north;1;no;no",
+            r"orders.csv, line 5: expected 5 columns, as named in the first line, found 6",
+        ),
         ("d;01.05.2024 12:00;north;1;maybe", r"line 5, column \"late\": expected one of the `classes`.*found 'maybe'"),
         ("d;01.05.2031 12:00;north;1;no", r"expected times up to now, 2024-06-01 00:00 UTC, found 1 rows after it"),
     ],

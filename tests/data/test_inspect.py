@@ -11,7 +11,7 @@ from ml_core.errors import SourceError
 from tests.data.unseen import ZONE, unseen
 
 
-def looked_into(folder: Path, text: str, **known: str) -> Inspection:
+def looked_into(folder: Path, text: str, **known: str | tuple[str, ...]) -> Inspection:
     file = folder / "table.csv"
     file.write_text(text, encoding="utf-8")
     return inspect_source(file, **known)  # type: ignore[arg-type]
@@ -95,6 +95,53 @@ def test_codes_with_leading_zeros_stay_texts(tmp_path: Path) -> None:
     assert {column.name: column.kind for column in found.columns} == {"t": "time", "code": "text", "y": "number"}
 
 
+def test_texts_among_numbers_are_named_with_their_lines(tmp_path: Path) -> None:
+    """Two of forty thousand make a number column one of texts, and nothing would fail."""
+    values = [f"{number}.25" for number in range(100)]
+    values[17], values[18], values[60] = "far", "far", "1.5x"
+    lines = [f'2024-05-01,"{value}","several\nlines",{number % 2}' for number, value in enumerate(values)]
+    found = looked_into(tmp_path, "t,km,note,y\n" + "\n".join(lines))
+    strays = {column.name: column.strays for column in found.columns if column.strays}
+    assert strays == {"km": "97 of 100 values are numbers, but line 36 has 'far' and line 122 '1.5x'"}
+    cured = looked_into(tmp_path, "t,km,note,y\n" + "\n".join(lines), missing=("far", "1.5x"))
+    assert {column.name: column.kind for column in cured.columns}["km"] == "number"
+    assert set(cured.missing) == {"", "far", "1.5x"}
+
+
+def test_a_column_of_many_texts_is_no_number_column_with_mistakes(tmp_path: Path) -> None:
+    """Codes that are sometimes digits would be noted for ever."""
+    lines = [f"2024-05-01,{number if number % 10 else 'A7'},{number % 2}" for number in range(100)]
+    assert not any(column.strays for column in looked_into(tmp_path, "t,code,y\n" + "\n".join(lines)).columns)
+
+
+def test_decimal_commas_are_found_beside_a_mistake(tmp_path: Path) -> None:
+    """Otherwise every number of the column would seem to be the mistake."""
+    values = ["far", *(f"{number},5" for number in range(99))]
+    lines = [f"2024-05-01;{value};{number % 2}" for number, value in enumerate(values)]
+    found = looked_into(tmp_path, "t;km;y\n" + "\n".join(lines))
+    assert found.decimal == ","
+    assert found.columns[1].strays == "99 of 100 values are numbers, but line 2 has 'far'"
+
+
+def test_a_label_that_is_nearly_numbers_says_what_keeps_it_from_being_learned(tmp_path: Path) -> None:
+    """`at most 30 classes` alone would send somebody looking for another label."""
+    values = ["far", *(f"{number}.5" for number in range(99))]
+    text = "t,km\n" + "\n".join(f"2024-05-01,{value}" for value in values)
+    for known in ({}, {"kind": "regression"}):
+        with pytest.raises(SourceError, match="99 of 100 values are numbers, but line 2 has 'far'; correct them, or"):
+            looked_into(tmp_path, text, event_time="t", label="km", **known)
+
+
+@pytest.mark.parametrize("value", ["1", "gift"])
+def test_a_value_that_only_some_rows_have_is_a_category_and_may_know_the_label(tmp_path: Path, value: str) -> None:
+    """That it is there says something, be it the truth that was to be predicted."""
+    lines = [f"2024-05-01,{value * (n % 3 == 0)},{value * (n % 2)},{value},,{n % 2}" for n in range(100)]
+    found = looked_into(tmp_path, "t,flag,leak,same,gone,y\n" + "\n".join(lines), event_time="t", label="y")
+    assert {column.name: column.kind for column in found.columns}["flag"] == "text"
+    assert [column.name for column in found.columns if column.constant] == ["t", "same", "gone"]
+    assert set(found.suspects) == {"leak"}
+
+
 def test_a_time_after_the_request_is_suspected(tmp_path: Path) -> None:
     """When the row says when it ended, it was written after it ended."""
     lines = [f"2024-05-{day:02d},2024-05-{day + 1:02d},2024-04-{day:02d},{day % 2}" for day in range(1, 29)]
@@ -108,12 +155,13 @@ def test_a_time_after_the_request_is_suspected(tmp_path: Path) -> None:
         ({"label": "yy", "event_time": "t"}, "no column 'yy': did you mean 'y'"),
         ({"event_time": "word", "label": "y"}, "expected times in column 'word', found 'rather'; say how"),
         ({"event_time": "t", "label": "same"}, r"expected a label of at least two values in 'same', found \['1'\]"),
+        ({"event_time": "t", "label": "gone"}, "column 'gone' is empty in every row; choose another --label"),
         ({"event_time": "t", "label": "y", "positive": "2"}, "is never '2'"),
     ],
 )
 def test_what_cannot_be_is_said_in_words(tmp_path: Path, known: dict[str, str], message: str) -> None:
     """It is the first minute somebody spends with the platform."""
-    text = "t,word,same,y\n2024-05-01,rather,1,5\n2024-05-02,or not,1,6\n"
+    text = "t,word,same,gone,y\n2024-05-01,rather,1,,5\n2024-05-02,or not,1,,6\n"
     with pytest.raises(SourceError, match=message):
         looked_into(tmp_path, text, **known)
 

@@ -96,8 +96,94 @@ def test_what_cannot_be_is_refused_and_nothing_is_written(
 
 def test_without_questions_an_open_choice_names_the_option_that_settles_it(table: Unseen) -> None:
     """A script that runs it must learn what to add."""
-    with pytest.raises(ProjectError, match=r"expected --label, as there is more than one choice or none: \["):
+    with pytest.raises(ProjectError, match=r"^name the label with --label; candidates: .+, ") as error:
         new("shop", "--from", table.path.name, "--yes", fails=True)
+    assert table.columns["label"] in str(error.value)
+
+
+ORDERS = "".join(
+    f"o{n},2024-05-{1 + n // 20:02d} {n % 20:02d}:00,{'far' if n == 17 else f'{n % 7}.5'},{'gift' * (n % 3 == 0)},x,,"
+    f"please ring number {n % 9} twice,{'yes' if n % 5 == 0 else 'no'}\n"
+    for n in range(400)
+)
+FROM_ORDERS = ("orders", "--from", "orders.csv", "--label", "late", "--yes")
+
+
+@pytest.fixture
+def orders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Stand in a folder with a table of what a newcomer's table holds."""
+    monkeypatch.chdir(tmp_path)
+    header = "order_id,ordered_at,km,note,same,gone,comment,late\n"
+    Path("orders.csv").write_text(header + ORDERS, encoding="utf-8")
+    return tmp_path
+
+
+def test_each_column_that_is_left_out_has_its_true_reason(orders: Path) -> None:
+    """It is what somebody decides by; a flag that most rows lack is no constant."""
+    said = json.loads(new(*FROM_ORDERS, "--json"))
+    assert said["features"] == {"km": "text", "note": "text"}
+    assert said["left_out"] == {
+        "order_id": "names the row; use --key order_id, or rows are numbered",
+        "ordered_at": "is the row's time",
+        "same": "the same in every row",
+        "gone": "empty in every row",
+        "comment": "free text; write a feature of it below, or a stage of your own",
+        "late": "is the label",
+    }
+    assert 'coalesce(requests."note", \'\') as "note"' in (orders / "flows/orders/features.sql").read_text("utf-8")
+
+
+def test_a_text_among_numbers_is_told_of_and_can_be_declared_missing(orders: Path) -> None:
+    """The column would be a category of hundreds of values, and only the scores would show it."""
+    note = (
+        "km: 399 of 400 values are numbers, but line 19 has 'far', so it is taken as text; correct them, or name them"
+        " with --missing where they stand for no value"
+    )
+    assert f"  note: {note}\n" in new(*FROM_ORDERS)
+    cured = json.loads(new("again", *FROM_ORDERS[1:], "--missing", "far", "--json"))
+    assert cured["features"]["km"] == "number"
+    assert not any("km" in text for text in cured["notes"])
+    source = load_project(orders).flow("again").data.source
+    assert source is not None
+    assert source.missing == ("", "far")
+
+
+@pytest.mark.usefixtures("orders")
+def test_a_text_among_numbers_of_a_column_that_is_not_wanted_is_nothing_to_hear_about() -> None:
+    """Whoever left the column out knows it."""
+    assert "km:" not in new(*FROM_ORDERS, "--without", "km").replace("left out km:", "")
+
+
+def test_keep_overrules_every_doubt(orders: Path) -> None:
+    """A column that names rows, or holds sentences, is a feature for whoever says so."""
+    said = json.loads(new(*FROM_ORDERS, "--key", "order_id", "--keep", "order_id", "--keep", "comment", "--json"))
+    assert set(said["features"]) == {"order_id", "km", "note", "comment"}
+    request = json.loads((orders / "flows/orders/sample_request.json").read_text(encoding="utf-8"))
+    assert set(said["features"]) < set(request["dataframe_records"][0])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--keep", "same"], "--keep same: it cannot be a feature: the same in every row; leave the option out"),
+        (["--keep", "gone"], "--keep gone: it cannot be a feature: empty in every row"),
+        (["--keep", "late"], "--keep late: it cannot be a feature: is the label"),
+        (["--keep", "km", "--without", "km"], "--keep km: it cannot be a feature: --without leaves it out"),
+        (["--keep", "notes"], "--keep notes: no such column: did you mean 'note'"),
+        (["--without", "notes"], "--without notes: no such column: did you mean 'note'"),
+    ],
+)
+def test_what_cannot_be_kept_or_left_out_is_refused(orders: Path, options: list[str], message: str) -> None:
+    """An option that does nothing is taken for one that did what it says."""
+    with pytest.raises(ProjectError, match=message):
+        new(*FROM_ORDERS, *options, fails=True)
+    assert not (orders / "flows").exists()
+
+
+@pytest.mark.usefixtures("orders")
+def test_the_end_says_what_the_sample_request_is_for() -> None:
+    """It is the one file that nothing else of the flow names."""
+    assert "orders/sample_request.json: a body to POST to the sidecar's /invocations\n" in new(*FROM_ORDERS)
 
 
 def test_columns_called_like_the_store_s_own_are_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

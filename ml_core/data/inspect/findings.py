@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from datetime import datetime
 
+CORRECT = "correct them, or name them with --missing where they stand for no value"
+
 
 @dataclass(frozen=True, slots=True)
 class Column:
@@ -17,6 +19,8 @@ class Column:
         Of numbers: nine cuts into parts of equal count, without repetitions.
     words : float
         Of texts: how many words a value has on average.
+    strays : str
+        Of texts that are nearly all numbers: how many are, and where the first others stand.
     """
 
     name: str
@@ -25,6 +29,12 @@ class Column:
     missing: int
     quantiles: tuple[float, ...] = ()
     words: float = 1.0
+    strays: str = ""
+
+    @property
+    def constant(self) -> bool:
+        """Whether every row has the same; a value that only some rows have tells them from the others."""
+        return self.kind == "empty" or (self.distinct < 2 and not self.missing)  # noqa: PLR2004
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """One look into a table, from its file to its suspects."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import duckdb
@@ -13,7 +14,7 @@ from ml_core.data.inspect.times import event_format, span, time_formats
 from ml_core.errors import SourceError, nearest
 
 
-def inspect_source(
+def inspect_source(  # noqa: PLR0913 - what a person may know, by name
     path: Path,
     *,
     table: str | None = None,
@@ -23,6 +24,7 @@ def inspect_source(
     label: str | None = None,
     kind: str | None = None,
     positive: str | None = None,
+    missing: Sequence[str] = (),
 ) -> Inspection:
     """Look into a table.
 
@@ -34,6 +36,8 @@ def inspect_source(
         What is known already; without them only candidates are named.
     time_format, kind, positive : str, optional
         Overrule what would be found: how times are written, the kind of label, the class whose probability is wanted.
+    missing : sequence of str
+        Texts that stand for a missing value, beside those that are found.
 
     Raises
     ------
@@ -44,7 +48,7 @@ def inspect_source(
         connection.execute("set enable_progress_bar = false")
         connection.execute(f"set TimeZone = '{time_zone}'")
         try:
-            source = SourceTable(connection, path, table, time_zone)
+            source = SourceTable(connection, path, table, time_zone, missing=missing)
             for name in (event_time, label):
                 if name is not None and name not in source.types:
                     raise SourceError(f"{path}: no column {name!r}: {nearest(name, source.types)}")

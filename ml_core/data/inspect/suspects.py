@@ -40,7 +40,7 @@ def suspects(
             ).fetchall()[0]
             if later > present / 10:
                 suspected[column.name] = f"lies after {event_time!r} in {later / present:.0%} of the rows"
-        elif column.kind in {"number", "text"} and column.distinct > 1:
+        elif column.kind in {"number", "text"} and not column.constant:
             value = as_number(name, source.decimal) if column.kind == "number" else f"{name}::varchar"
             drawn = source.connection.sql(f"select {value} as x, {target} as y from {sample}").to_arrow_table()
             share = told(drawn.column("x").to_pylist(), drawn.column("y").to_pylist(), column.kind, found.n_classes)
