@@ -1,7 +1,7 @@
 """Time as a value that is handed in: nothing else in Model Flow asks the wall clock in order to decide.
 
 Every instant is a UTC-aware `datetime`. A naive one is refused where it enters, so that no local reading can
-slip into a comparison.
+slip into a comparison; only what a person types without a zone is read, as UTC.
 """
 
 import re
@@ -53,6 +53,15 @@ def as_utc(instant: datetime) -> datetime:
     if instant.tzinfo is None:
         raise ValueError(f"expected an instant with a time zone, found {instant.isoformat()}; add one, e.g. +00:00")
     return instant.astimezone(UTC)
+
+
+def as_instant(text: str) -> datetime:
+    """Read an instant as a person types it, in UTC; one without a zone is UTC. Raise ValueError when it is none."""
+    try:
+        read = datetime.fromisoformat(text)
+        return as_utc(read if read.tzinfo else read.replace(tzinfo=UTC))
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"expected an instant such as 2013-10-01T12:00+00:00, found {text!r}") from error
 
 
 def as_duration(text: str) -> timedelta:

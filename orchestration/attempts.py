@@ -24,6 +24,7 @@ _UNFINISHED = [
     dg.DagsterRunStatus.STARTED,
     dg.DagsterRunStatus.CANCELING,
 ]
+_STATES = {dg.DagsterRunStatus.NOT_STARTED: "waiting to start", dg.DagsterRunStatus.STARTED: "running"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +61,8 @@ def attempt(
     if unfinished:
         run, since = unfinished[0].dagster_run, unfinished[0].create_timestamp
         waited = now - since.replace(tzinfo=since.tzinfo or UTC)
-        status = run.status.value.lower()
-        return Attempt(None, f"run {run.run_id[:8]} of {job} is {status} since {_about(waited)}; one at a time")
+        status = _STATES.get(run.status, run.status.value.lower())
+        return Attempt(None, f"run {run.run_id[:8]} of {job} has been {status} for {_about(waited)}; one run at a time")
     records = instance.get_run_records(dg.RunsFilter(job_name=job, tags={TARGET: target}), limit=_REMEMBERED)
     failed = 0
     for record in records:  # newest first

@@ -7,12 +7,11 @@ bench-orchestration`). A run that takes longer than a full training can is ended
 monitoring, and a failed one is not started again by Dagster: the sensors ask again, with growing pauses.
 """
 
-from datetime import datetime
-
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 from pydantic import Field
 
+from ml_core.clock import as_instant
 from ml_core.flow.ledger import Entry
 from ml_core.flow.retention import collect
 from ml_core.project import Flow
@@ -73,7 +72,7 @@ def rollback_job(flow: Flow) -> dg.JobDefinition:
     def roll_back(context: dg.OpExecutionContext, config: RollBackTo, platform: Platform) -> None:
         offset = None
         if config.resume_at is not None:
-            offset = platform.store(flow).offset_at(datetime.fromisoformat(config.resume_at))
+            offset = platform.store(flow).offset_at(as_instant(config.resume_at))
         entry = platform.registry().rollback(
             flow.name, to=config.to, why=config.reason, resume_at=offset, who=f"Dagster run {context.run_id}"
         )

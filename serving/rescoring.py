@@ -170,7 +170,7 @@ def _row(record: Any, rows: RowReader) -> dict[str, Any]:
 
 
 def rescore(
-    flow: Annotated[str, typer.Argument(help="the flow")],
+    flow: Annotated[str, typer.Argument(help="the flow, by its name in dagster_project.toml")],
     target: Annotated[Path, typer.Option("--to", help="the Parquet file to write")],
     source: Annotated[str | None, typer.Option("--from", help="the topic of rows; default: <flow>.features")] = None,
     model: Annotated[str | None, typer.Option(help="the model topic; default: <flow>.model")] = None,
@@ -179,7 +179,7 @@ def rescore(
         typer.Option(help="a sync interval such as '1 day', 'never', or '0 hours' for at once; may be repeated"),
     ] = None,
 ) -> None:
-    """Score the rows of a topic as predictors would have that took up a streamed model more or less often."""
+    """Score the rows of a topic as if predictors had refreshed a streamed model more or less often."""
     if not target.parent.is_dir():
         raise typer.BadParameter(f"expected --to in a folder that exists, found {target.parent}")
     broker = Broker.from_environment(kafka_environment(), default=kafka_bootstrap())

@@ -1,4 +1,4 @@
-"""`modelflow features`: the rows a caller sends, as of a time."""
+"""`modelflow features`: the rows a caller sends, as of a time; and how every command reads an instant."""
 
 import json
 from datetime import datetime, timedelta
@@ -7,9 +7,17 @@ from typing import Annotated
 import pyarrow as pa
 import typer
 
-from ml_core.clock import as_utc
+from ml_core.clock import as_instant, as_utc
 from ml_core.data.store import FeatureStore
 from ml_core.project import Project, load_project
+
+
+def typed_instant(text: str) -> datetime:
+    """Read an instant that was typed; the command ends with a line on how to write one when it is none."""
+    try:
+        return as_instant(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 def features_at(project: Project, flow: str, at: datetime, *, within: timedelta = timedelta(hours=1)) -> pa.Table:
@@ -23,13 +31,13 @@ def features_at(project: Project, flow: str, at: datetime, *, within: timedelta 
 
 
 def features(
-    flow: Annotated[str, typer.Argument(help="the flow")],
-    at: Annotated[str, typer.Option(help="an instant with its zone, e.g. 2013-09-01T12:00+00:00")],
+    flow: Annotated[str, typer.Argument(help="the flow, by its name in dagster_project.toml")],
+    at: Annotated[str, typer.Option(help="an instant such as 2013-09-01T12:00; without a zone it is UTC")],
     minutes: Annotated[int, typer.Option(help="rows requested within so many minutes from then")] = 60,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object per line")] = False,
 ) -> None:
     """Print the feature rows of a flow as of a time."""
-    rows = features_at(load_project(), flow, datetime.fromisoformat(at), within=timedelta(minutes=minutes))
+    rows = features_at(load_project(), flow, typed_instant(at), within=timedelta(minutes=minutes))
     for row in rows.to_pylist():
         row["request_time"] = row["request_time"].isoformat()
         typer.echo(json.dumps(row) if as_json else "  ".join(f"{name}={value}" for name, value in row.items()))

@@ -5,26 +5,29 @@ there are several.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ml_core.data.cli import typed_instant
 from ml_core.errors import VersionNotFoundError
-from ml_core.flow.ledger import Entry
+from ml_core.flow.ledger import DONE, Entry
 from ml_core.flow.registry import Registry, registry_of
+from ml_core.flow.verdict import readable
 from ml_core.flow.version import ModelVersion
 from ml_core.project import load_project
 
-FlowName = Annotated[str, typer.Argument(metavar="FLOW", help="the flow")]
+FlowName = Annotated[str, typer.Argument(metavar="FLOW", help="the flow, by its name in dagster_project.toml")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON, one object per line")]
 
-_COLUMNS = ("version", "kind", "stage", "parent", "watermark", "trained_through")
+_FIGURES = {"log_loss": "log loss", "r2": "r2"}  # what classes and numbers are judged by
 
 
 def opened(flow: str) -> Registry:
@@ -42,19 +45,29 @@ def chosen(registry: Registry, flow: str, number: int | None) -> ModelVersion:
     return found
 
 
-def as_instant(text: str) -> datetime:
-    """Read an instant as a person types it; one without a zone is UTC."""
-    try:
-        read = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise typer.BadParameter(f"expected an instant such as 2013-10-01T12:00+00:00, found {text!r}") from error
-    return read if read.tzinfo else read.replace(tzinfo=UTC)
-
-
 def told(entry: Entry) -> dict[str, Any]:
     """Return an entry of the ledger as JSON shows it."""
     hidden = {"holder", "lease_until"}
     return {name: value for name, value in asdict(entry).items() if name not in hidden}
+
+
+def fates(versions: Sequence[ModelVersion], entries: Iterable[Entry]) -> dict[int, str]:
+    """Return what became of each version of a flow.
+
+    Its stage while it stands in one; then `rolled back`, `refused` or `archived`; `waiting` before it was judged.
+
+    Parameters
+    ----------
+    entries : iterable of Entry
+        The flow's ledger, the oldest first. A version that became champion again after a rollback is not rolled back.
+    """
+    rolled_back: set[int | None] = set()
+    for entry in entries:
+        if entry.step == DONE and entry.champion != entry.before:
+            rolled_back.discard(entry.champion)
+            if entry.kind == "rollback":
+                rolled_back.add(entry.before)
+    return {each.version: _fate(each, rolled_back=each.version in rolled_back) for each in versions}
 
 
 def flows(as_json: AsJson = False) -> None:
@@ -80,14 +93,24 @@ def flows(as_json: AsJson = False) -> None:
 
 def versions(flow: FlowName, as_json: AsJson = False) -> None:
     """List the versions of a flow."""
-    found = opened(flow).versions(flow)
+    registry = opened(flow)
+    found = registry.versions(flow)
+    fate = fates(found, registry.ledger.entries(flow))
     if as_json:
-        print_rows([asdict(version) for version in found], as_json=True)
+        print_rows([asdict(version) | {"fate": fate[version.version]} for version in found], as_json=True)
         return
+    names = [name for name in _FIGURES if any(name in version.metrics for version in found)]
     print_rows(
         [
-            {name: getattr(version, name) for name in _COLUMNS}
-            | {"log loss": version.metrics.get("log_loss"), "verdict": _judged(version)}
+            {
+                "version": version.version,
+                "kind": version.kind,
+                "parent": version.parent,
+                "watermark": version.watermark,
+                "trained through": version.trained_through,
+                **{_FIGURES[name]: version.metrics.get(name) for name in names},
+                "fate": fate[version.version],
+            }
             for version in found
         ],
         as_json=False,
@@ -102,16 +125,18 @@ def show(
     """Show one version: where it comes from, what it was judged on, and what became of it."""
     registry = opened(flow)
     found = chosen(registry, flow, version)
-    about = [entry for entry in registry.ledger.entries(flow) if found.version in {entry.version, entry.champion}]
+    entries = registry.ledger.entries(flow)
+    about = [entry for entry in entries if found.version in {entry.version, entry.before, entry.champion}]
     if as_json:
         print_rows([asdict(found) | {"history": [told(entry) for entry in about]}], as_json=True)
         return
     facts = {name: value for name, value in asdict(found).items() if name not in {"metrics", "verdict"}}
-    _facts(facts | {f"metric {name}": f"{value:.6g}" for name, value in sorted(found.metrics.items())})
+    _facts(facts | {f"metric {name}": readable(value, 6) for name, value in sorted(found.metrics.items())})
     if found.verdict is not None:
         reasons = "; ".join(found.verdict.reasons) or f"{found.verdict.policy} on {found.verdict.rows} rows"
-        figures = {f"gate {name}": f"{value:.6g}" for name, value in sorted(found.verdict.figures.items())}
-        _facts({"verdict": _judged(found), "reason": reasons} | figures)
+        figures = {f"gate {name}": readable(value, 6) for name, value in sorted(found.verdict.figures.items())}
+        verdict = "accepted" if found.verdict.accepted else "refused"
+        _facts({"verdict": verdict, "reason": reasons} | figures)
     print_rows([_row(entry) for entry in about], as_json=False)
 
 
@@ -160,7 +185,7 @@ def at(
     as_json: AsJson = False,
 ) -> None:
     """Say which version a flow served at a time."""
-    instant = as_instant(time)
+    instant = typed_instant(time)
     ledger = opened(flow).ledger
     made = ledger.at(flow, instant)
     since = None if made.champion is None else ledger.became(flow, made.champion, until=made.number)
@@ -173,27 +198,35 @@ def at(
         typer.echo(f"{flow} served version {made.champion} at {instant}, since {since.settled_at}: {since.why}")
 
 
-def _judged(version: ModelVersion) -> str:
-    return "" if version.verdict is None else "accepted" if version.verdict.accepted else "refused"
+def _fate(version: ModelVersion, *, rolled_back: bool) -> str:
+    if version.stage in {"Production", "Staging"}:
+        return version.stage
+    if rolled_back:
+        return "rolled back"
+    if version.verdict is not None and not version.verdict.accepted:
+        return "refused"
+    return "archived" if version.stage == "Archived" else "waiting"
 
 
 def _row(entry: Entry) -> dict[str, Any]:
+    what = entry.kind if entry.version is None else f"{entry.kind} {entry.version}"
     moved = f"{entry.before} → {entry.champion}" if entry.before != entry.champion else entry.champion
     return {
         "entry": entry.number,
-        "when": entry.settled_at and entry.settled_at.isoformat(timespec="seconds"),
-        "kind": f"{entry.kind} (forced)" if entry.forced else entry.kind,
-        "version": entry.version,
+        "when": entry.settled_at,
+        "what": f"{what} (forced)" if entry.forced else what,
         "champion": moved,
         "who": entry.who,
-        "why": entry.why if entry.step in {"done", "abandoned"} else f"{entry.why} (at step {entry.step})",
+        "why": f"{entry.why} (at step {entry.step})" if entry.open else entry.why,
     }
 
 
 def _facts(facts: Mapping[str, Any]) -> None:
     table = Table(show_header=False, box=None)
+    table.add_column()
+    table.add_column(overflow="fold")
     for name, value in facts.items():
-        table.add_row(escape(name), escape(_text(value)))
+        table.add_row(escape(name), "" if value is None else escape(str(value)))
     Console().print(table)
 
 
@@ -206,11 +239,16 @@ def print_rows(rows: list[dict[str, Any]], *, as_json: bool) -> None:
     if not rows:
         typer.echo("nothing yet")
         return
-    table = Table(*rows[0])
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
+    for name in rows[0]:
+        table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row(*(escape(_text(value)) for value in row.values()))
     Console().print(table)
 
 
 def _text(value: Any) -> str:
-    return "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
+    """Return a value as a table shows it; an instant to the minute, in UTC."""
+    if isinstance(value, float):
+        return readable(value) if value.is_integer() else f"{value:.4f}"
+    return "" if value is None else f"{value:%Y-%m-%d %H:%M}" if isinstance(value, datetime) else str(value)

@@ -6,8 +6,9 @@ from typing import Annotated
 import typer
 
 from ml_core.clock import SystemClock
+from ml_core.data.cli import typed_instant
 from ml_core.data.store import FeatureStore
-from ml_core.flow.cli import AsJson, FlowName, as_instant, opened, told
+from ml_core.flow.cli import AsJson, FlowName, opened, told
 from ml_core.flow.ledger import Entry
 from ml_core.flow.retention import collect, plan
 from ml_core.project import load_project
@@ -30,7 +31,7 @@ def rollback(
     if resume_at is not None:
         project = load_project()
         store = FeatureStore(project.flow(flow), root=project.root, home=project.home)
-        offset = store.offset_at(as_instant(resume_at))
+        offset = store.offset_at(typed_instant(resume_at))
     say(opened(flow).rollback(flow, to=to, why=reason, resume_at=offset), as_json=as_json)
 
 

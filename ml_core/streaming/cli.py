@@ -34,7 +34,7 @@ def broker_of(project: Project, flow: Flow) -> Broker:
 
 
 def ingest(
-    flow: Annotated[str, typer.Argument(help="the flow")],
+    flow: Annotated[str, typer.Argument(help="the flow, by its name in dagster_project.toml")],
     partitions: Annotated[int, typer.Option(help="Kafka partitions of topics that do not exist yet")] = 1,
     until_idle: Annotated[bool, typer.Option(help="end once the topics hold nothing more")] = False,
     skip_lost: Annotated[bool, typer.Option(help="go on past records the broker deleted unread")] = False,
@@ -105,7 +105,7 @@ def _take_in(ingester: Ingester, feed: Feed, store: FeatureStore, *, until_idle:
 
 
 def learn(
-    flow: Annotated[str, typer.Argument(help="the flow")],
+    flow: Annotated[str, typer.Argument(help="the flow, by its name in dagster_project.toml")],
     until_idle: Annotated[
         bool, typer.Option(help="end once every example of the store is learned, and register what was learned")
     ] = False,

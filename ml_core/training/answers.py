@@ -21,7 +21,7 @@ from ml_core.flow.logged import LIVE, SUFFIX
 from ml_core.flow.parity import Parity, replay
 from ml_core.flow.read import open_registry
 from ml_core.flow.registry import Registry
-from ml_core.flow.verdict import Verdict
+from ml_core.flow.verdict import Verdict, signed
 from ml_core.project import Flow, GateSettings
 from ml_core.training.evaluation import evidence_of
 from ml_core.training.intervals import paired_interval
@@ -185,7 +185,7 @@ def heard(settings: GateSettings, verdict: Verdict, live: Compared, task: Task) 
         if not lower <= settings.max_live_regression:
             against.append(
                 f"on {labels.size} live requests it answered in the shadow, its loss exceeds the champion's by at least"
-                f" {lower:+.5f}, at most {settings.max_live_regression:+.5f} allowed"
+                f" {signed(lower)}, at most {signed(settings.max_live_regression)} allowed"
             )
     accepted = verdict.accepted and not against  # it can only be refused by what was heard
     return replace(verdict, accepted=accepted, reasons=(*verdict.reasons, *against), figures=shown)

@@ -19,7 +19,7 @@ from sklearn.metrics import roc_curve
 
 from ml_core.errors import PackageError, RegistryError
 from ml_core.flow.registry import Registry
-from ml_core.flow.verdict import Verdict
+from ml_core.flow.verdict import Verdict, readable, signed
 from ml_core.flow.version import ModelVersion
 from ml_core.training.charts import Line, bar, chart, shown, sparkline
 from ml_core.training.evaluation import SLICE_FILE, ScoredSlice
@@ -104,7 +104,7 @@ def card(version: ModelVersion, evidence: ScoredSlice, facts: Facts, *, charts: 
         shown(charts or {}),
         "### Lineage and data\n\n" + _table({"": ""} | _origin(version, evidence, facts)),
         f"### Figures on the newest {recent.labels.size:,} rows it scored before it learned them\n\n"
-        + _table({"figure": "value"} | {name: f"{value:.5g}" for name, value in sorted(version.metrics.items())}),
+        + _table({"figure": "value"} | {name: readable(value, 5) for name, value in sorted(version.metrics.items())}),
         f"Mean loss over time: `{sparkline(_in_blocks(_losses(answered)))}`" if answered.labels.size else "",
         f"{evidence.labels.size - answered.labels.size:,} of its rows were not answered with a number."
         if answered.labels.size < evidence.labels.size
@@ -181,8 +181,8 @@ def _decided(verdict: Verdict | None) -> str:
     if verdict is None:
         return "**Not judged by the gate yet.**"
     if verdict.accepted:
-        difference = verdict.figures.get("log_loss_difference_upper")
-        beside = "" if difference is None else f"; its loss exceeds the champion's by less than {difference:+.5f}"
+        upper = [value for name, value in verdict.figures.items() if name.endswith("loss_difference_upper")]
+        beside = f"; its loss exceeds the champion's by less than {signed(upper[0])}" if upper else ""
         return f"**The gate accepted it**: {verdict.policy} on {verdict.rows:,} rows{beside}."
     return f"**The gate refused it** ({verdict.policy}): {'; '.join(verdict.reasons)[:_LONGEST_REASON]}."
 

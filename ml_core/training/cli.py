@@ -10,10 +10,11 @@ from typing import Annotated, Any
 import typer
 
 from ml_core.clock import SystemClock, as_interval
+from ml_core.data.cli import typed_instant
 from ml_core.data.ingest import take_in_all
 from ml_core.data.store import FeatureStore
 from ml_core.errors import ProjectError, VersionNotFoundError
-from ml_core.flow.cli import AsJson, FlowName, as_instant, chosen, opened, print_rows
+from ml_core.flow.cli import AsJson, FlowName, chosen, opened, print_rows
 from ml_core.flow.moving import say
 from ml_core.flow.registry import registry_of
 from ml_core.project import load_project
@@ -23,6 +24,7 @@ from ml_core.training.freshness import freshness as sync_intervals
 from ml_core.training.full import train_full
 from ml_core.training.gate import judge_and_promote
 from ml_core.training.reproducing import reproduce as again
+from ml_core.training.tasks import listed
 from ml_core.training.trying import try_flow
 from ml_core.training.tuning import grid_of
 from ml_core.training.tuning import tune as tune_flow
@@ -32,7 +34,7 @@ _INTERVALS = ("never", "7 days", "1 day", "1 hour", "0 hours")
 
 
 def check(
-    flow: Annotated[str, typer.Argument(help="the flow")],
+    flow: FlowName,
     rows: Annotated[int, typer.Option(help="how many requests the sample holds")] = 5_000,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object per step")] = False,
 ) -> None:
@@ -46,7 +48,7 @@ def check(
 
 
 def run(
-    flow: Annotated[str, typer.Argument(help="the flow")],
+    flow: FlowName,
     as_json: Annotated[bool, typer.Option("--json", help="the version and its verdict as JSON")] = False,
 ) -> None:
     """Take the flow's source in, train in full, judge and promote: what Dagster's runs do, without Dagster."""
@@ -54,14 +56,16 @@ def run(
     found = project.flow(flow)
     store = FeatureStore(found, root=project.root, home=project.home)
     registry = registry_of(project)
+    typer.echo(f"{flow}: taking its source in ...", err=True)
     take_in_all(found, store, root=project.root, home=project.home, now=SystemClock().now())
+    typer.echo(f"{flow}: training; {store.progress().next_example:,} examples are labelled ...", err=True)
     version = train_full(found, store, registry)
+    typer.echo(f"{flow}: judging version {version.version} ...", err=True)
     verdict = judge_and_promote(found, registry, version)
     if as_json:
         typer.echo(json.dumps({"version": version.version, "verdict": json.loads(verdict.to_json())}))
         return
-    figures = ", ".join(f"{name} {value:.4g}" for name, value in sorted(version.metrics.items()))
-    typer.echo(f"{flow}: version {version.version} learned {version.watermark} examples: {figures}")
+    typer.echo(f"{flow}: version {version.version} learned {version.watermark:,} examples: {listed(version.metrics)}")
     if verdict.accepted:
         typer.echo(f"it is in Production: modelflow serve {found.address} --tracking-uri {project.tracking_uri}")
     else:
@@ -70,7 +74,7 @@ def run(
 
 
 def tune(
-    flow: Annotated[str, typer.Argument(help="the flow")],
+    flow: FlowName,
     values: Annotated[
         list[str] | None,
         typer.Option("--try", metavar="NAME=V,V", help="values of a hyper-parameter; may be repeated"),
@@ -101,7 +105,7 @@ def tune(
 
 
 def freshness(
-    flow: Annotated[str, typer.Argument(help="the flow")],
+    flow: FlowName,
     every: Annotated[
         list[str] | None,
         typer.Option(help="a sync interval such as '1 day', 'never', or '0 hours' for at once; may be repeated"),
@@ -117,7 +121,7 @@ def freshness(
         intervals = [as_interval(text) for text in every or _INTERVALS]
     except ValueError as error:
         raise typer.BadParameter(f"expected --every '1 day', '0 hours' or never: {error}") from error
-    start = None if since is None else as_instant(since)
+    start = None if since is None else typed_instant(since)
     compared = sync_intervals(found, store, intervals, since=start)
     if as_json:
         for each in compared:
@@ -180,7 +184,7 @@ def reproduce(
     if at is not None:
         if version is not None:
             raise typer.BadParameter("expected a version or --at, found both")
-        version = registry.ledger.at(flow, as_instant(at)).champion
+        version = registry.ledger.at(flow, typed_instant(at)).champion
         if version is None:
             raise VersionNotFoundError(f"{flow} served no version at {at}; see `modelflow history {flow}`")
     of = chosen(registry, flow, version)

@@ -40,7 +40,10 @@ def train_full(
     DataError
         The window holds no labelled example.
     ProjectError, ExportError
-        The pipeline cannot be built, continued as the flow wants it, or exported; the part in the way is named.
+        The pipeline cannot be built, continued as the flow wants it, or exported, or its estimator is none for the
+        flow's labels; the part in the way is named.
+    InputError
+        An example was refused.
     """
     progress = store.progress()
     stop = progress.next_example if until is None else store.offset_at(until)
@@ -53,12 +56,13 @@ def train_full(
             " ingest facts first, or widen full_training.window"
         )
     model = passes.build(flow, store)
-    model, said = passes.begin(flow, model, store, first, stop)
-    evidence = [said]
-    while (head := registry.head(flow.name)) is not None and head.watermark > stop:
-        model, said = passes.advance(flow, model, store, first, stop, head.watermark)
-        evidence.append(said)
-        stop = head.watermark
+    with passes.refusals_of(flow, model, store, first, progress.next_example):
+        model, said = passes.begin(flow, model, store, first, stop)
+        evidence = [said]
+        while (head := registry.head(flow.name)) is not None and head.watermark > stop:
+            model, said = passes.advance(flow, model, store, first, stop, head.watermark)
+            evidence.append(said)
+            stop = head.watermark
     trained = Trained(
         kind="full",
         way=passes.way_of(flow, model),

@@ -7,7 +7,7 @@ that model learned it. Three policies share that rule:
 * ``non-inferiority``: an increment. Its prequential scores against those of the unchanged parent.
 * ``superiority``: a full retrain. Its prequential scores against those its champion's lineage recorded.
 
-The interval on the difference in log loss is a paired bootstrap over blocks of consecutive rows, because
+The interval on the difference in loss is a paired bootstrap over blocks of consecutive rows, because
 neighbouring rows share their hour and their weather (moving blocks: Künsch 1989, The Annals of Statistics 17(3)).
 Beside the loss there are limits on calibration, on the shift of the scores against the champion's, and on the time a
 row takes. The gate decides; the registry carries the decision out.
@@ -22,14 +22,14 @@ from numpy.typing import NDArray
 from ml_core.errors import PackageError, VersionNotFoundError
 from ml_core.flow.package import Package, golden_rows
 from ml_core.flow.registry import Registry
-from ml_core.flow.verdict import Verdict
+from ml_core.flow.verdict import Verdict, signed
 from ml_core.flow.version import ModelVersion
 from ml_core.project import Flow, GateSettings
 from ml_core.training.answers import Answers, heard
 from ml_core.training.card import tell
 from ml_core.training.evaluation import KeepsEvidence, ScoredSlice, evidence_of
 from ml_core.training.intervals import paired_interval
-from ml_core.training.tasks import figures, row_loss
+from ml_core.training.tasks import LOSSES, figures, loss_name, row_loss
 
 _TIMED = 101
 
@@ -100,7 +100,8 @@ def judge(
     if not rows or not np.isfinite(challenger.scores).all():
         found = f"{int((~np.isfinite(challenger.scores)).sum())} of {rows} scores are not finite" if rows else "no rows"
         return Verdict(accepted=False, policy=policy, rows=rows, reasons=(f"nothing to judge: {found}",), figures={})
-    shown = figures(challenger.task, challenger.labels, challenger.scores)
+    task, numbers = challenger.task, challenger.task == "regression"
+    shown = figures(task, challenger.labels, challenger.scores)
     shown["latency_ms"] = latency_ms
     reasons = []
     if latency_ms > settings.max_latency_ms:
@@ -109,22 +110,24 @@ def judge(
         reasons.append(f"judged on {rows} rows, at least {settings.min_rows} wanted")
     gap = shown["calibration_error"]
     if gap > settings.max_calibration_error:
+        mean, unit = ("mean label", " standard deviations of the labels") if numbers else ("label rate", "")
         reasons.append(
-            f"mean score and label rate differ by {gap:.4f}, at most {settings.max_calibration_error} allowed"
+            f"mean score and {mean} differ by {gap:.4f}{unit}, at most {settings.max_calibration_error} allowed"
         )
     if champion is None:
         ratio = shown.get("skill_ratio", float("inf"))
         if ratio > settings.first_max_normalised_entropy:
-            reasons.append(f"normalised entropy {ratio:.4f}, at most {settings.first_max_normalised_entropy} allowed")
+            name = LOSSES[task] if numbers else "normalised entropy"
+            reasons.append(f"{name} {ratio:.4f}, at most {settings.first_max_normalised_entropy} allowed")
     else:
-        losses, theirs = (row_loss(challenger.task, challenger.labels, said) for said in (challenger.scores, champion))
+        losses, theirs = (row_loss(task, challenger.labels, said) for said in (challenger.scores, champion))
         lower, upper = paired_interval(losses - theirs, confidence=settings.confidence)
         shift = score_shift(challenger, champion)
         margin = settings.non_inferiority_margin if policy == "non-inferiority" else -settings.superiority_margin
         shown |= {
-            "champion_log_loss": float(theirs.mean()),
-            "log_loss_difference_lower": lower,
-            "log_loss_difference_upper": upper,
+            f"champion_{loss_name(task)}": float(theirs.mean()),
+            f"{loss_name(task)}_difference_lower": lower,
+            f"{loss_name(task)}_difference_upper": upper,
             "score_shift": shift,
         }
         if shift > settings.max_score_shift:
@@ -133,8 +136,8 @@ def judge(
             )
         if not upper < margin:
             reasons.append(
-                f"log loss may exceed the champion's by {upper:+.5f} (upper end of the {settings.confidence:.0%}"
-                f" interval), less than {margin:+.5f} wanted for {policy}"
+                f"{LOSSES[task]} may exceed the champion's by {signed(upper)} (upper end of the"
+                f" {settings.confidence:.0%} interval), less than {signed(margin)} wanted for {policy}"
             )
     return Verdict(accepted=not reasons, policy=policy, rows=rows, reasons=tuple(reasons), figures=shown)
 

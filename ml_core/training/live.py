@@ -16,6 +16,7 @@ from ml_core.errors import HeadMovedError
 from ml_core.flow.ledger import Entry
 from ml_core.flow.package import Package, as_feed
 from ml_core.flow.registry import Registry
+from ml_core.flow.verdict import signed
 from ml_core.flow.version import ModelVersion
 from ml_core.project import Flow
 from ml_core.training.intervals import paired_interval
@@ -87,8 +88,8 @@ def broken(
         return None
     return (
         f"on {labels.size} rows labelled since, the loss of version {champion.version} exceeds that of version"
-        f" {before.version} by {differences.mean():+.5f} (at least {lower:+.5f} with {flow.gate.confidence:.0%}"
-        f" confidence), at most {limit:+.5f} allowed"
+        f" {before.version} by {signed(differences.mean())} (at least {signed(lower)} with {flow.gate.confidence:.0%}"
+        f" confidence), at most {signed(limit)} allowed"
     )
 
 

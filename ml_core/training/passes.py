@@ -5,10 +5,13 @@ fitted in batch is fitted on all but the newest rows, scores those, and is then 
 says so, rows are learned on Spark (`ml_core.training.spark`), which keeps the same invariant.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 
 from ml_core.data.store import FeatureStore
-from ml_core.errors import ProjectError
+from ml_core.errors import InputError, ProjectError
 from ml_core.pipeline import PipelineModel
 from ml_core.project import Flow
 from ml_core.training import spark
@@ -47,6 +50,31 @@ def way_of(flow: Flow, model: PipelineModel) -> str:
 def tags_of(flow: Flow) -> dict[str, str]:
     """Return what a version says of how it was trained, where that was on Spark."""
     return {} if flow.spark_training is None else {"spark_training": flow.spark_training.mode}
+
+
+@contextmanager
+def refusals_of(flow: Flow, model: PipelineModel, store: FeatureStore, first: int, stop: int) -> Iterator[None]:
+    """Say of which flow it is when `model` refuses examples of [first, stop) meanwhile.
+
+    Raises
+    ------
+    ProjectError
+        The estimator tells classes apart, and the flow's labels are not those.
+    InputError
+        The examples were refused for another reason.
+    """
+    try:
+        yield
+    except InputError as error:
+        classes = np.arange(model.n_classes)
+        labels = (batch.column("label").to_numpy(zero_copy_only=False) for batch in store.example_batches(first, stop))
+        if not model.n_classes or all(np.isin(each, classes).all() for each in labels):
+            raise InputError(f"flow {flow.name}: {error}", column=error.column, row=error.row) from error
+        raise ProjectError(
+            f"flow {flow.name}: {error}: {model.head.name} tells {model.n_classes} classes apart. In"
+            f" [flows.{flow.name}.pipeline.estimator], set name to a regressor such as FTRLRegressor where the label is"
+            " a number, or n_classes where there are more classes"
+        ) from error
 
 
 def begin(

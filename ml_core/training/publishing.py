@@ -22,7 +22,7 @@ from ml_core.project import Flow
 from ml_core.training.card import Facts, show
 from ml_core.training.evaluation import ScoredSlice
 from ml_core.training.influence import ROWS, influence
-from ml_core.training.tasks import figures
+from ml_core.training.tasks import figures, loss_name
 
 _GOLDEN_ROWS = 32
 
@@ -111,7 +111,8 @@ def _metrics(flow: Flow, trained: Trained) -> dict[str, float]:
     metrics |= {name: float(count) for name, count in trained.model.counts().items()}
     metrics["slice_rows"] = float(trained.evidence.labels.size)
     if recent.parent_scores.size:
-        metrics["parent_log_loss"] = figures(recent.task, recent.labels, recent.parent_scores)["loss"]
+        parent = figures(recent.task, recent.labels, recent.parent_scores)
+        metrics[f"parent_{loss_name(recent.task)}"] = parent["loss"]
     return metrics
 
 

@@ -5,14 +5,23 @@ and one unit of it means about as much under each task, so that the margins of a
 in nats for classes, and for numbers the squared error over the variance of the labels.
 """
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ml_core.flow.verdict import readable
 from ml_core.training.evaluation import Evaluation, row_log_loss
 
 Task = Literal["binary", "multiclass", "regression"]
+
+LOSSES: Final[Mapping[Task, str]] = {
+    "binary": "log loss",
+    "multiclass": "log loss",
+    "regression": "squared error over the variance of the labels",
+}
+"""What `row_loss` charges under each task, in words."""
 
 # A probability this close to 0 is a claim of certainty; log loss charges for it, but not infinitely.
 _EPSILON = 1e-15
@@ -24,6 +33,11 @@ def task_of(n_classes: int) -> Task:
     if not n_classes:
         return "regression"
     return "binary" if n_classes == _TWO else "multiclass"
+
+
+def loss_name(task: Task) -> str:
+    """Return the name under which a task's loss is kept among the figures of a version or a verdict."""
+    return "loss" if task == "regression" else "log_loss"
 
 
 def no_scores(n_classes: int = 0) -> NDArray[np.float64]:
@@ -79,6 +93,11 @@ def figures(task: Task, labels: NDArray[np.float64], scores: NDArray[np.float64]
         }
     named |= {"loss": loss, "skill_ratio": ratio, "calibration_error": gap}
     return {name: value for name, value in named.items() if np.isfinite(value)}
+
+
+def listed(figures: Mapping[str, float]) -> str:
+    """Return figures for people, by name."""
+    return ", ".join(f"{name} {readable(value)}" for name, value in sorted(figures.items()))
 
 
 def _spread(labels: NDArray[np.float64]) -> float:

@@ -26,7 +26,9 @@ from ml_core.places import line_of
 from ml_core.project import PROJECT_FILE, Flow, Project
 from ml_core.training import spark
 from ml_core.training.full import train_full
+from ml_core.training.tasks import listed
 
+_SHARES = 10  # labels of more values are told as numbers
 _ALL = (datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC))
 
 
@@ -79,8 +81,7 @@ def try_flow(project: Project, flow: Flow, *, rows: int = 5_000) -> Iterator[Ste
         nowhere = _Nowhere()
         spark.require_mergeable(flow, PipelineModel.build(flow.pipeline, store.schema()))
         train_full(flow.model_copy(update={"spark_training": None}), store, nowhere)
-        figures = ", ".join(f"{name} {value:.4g}" for name, value in sorted(nowhere.metrics.items()))
-        yield watch.step("training", figures)
+        yield watch.step(*_trained(flow, nowhere.metrics))
         yield watch.step("package", f"{nowhere.size_kb} kB; the exported graph gives the scores of the trained model")
         columns = [name for name in built.column_names if name not in {"key", "request_time"}]
     yield watch.step(*_sample_request(project, flow, columns))
@@ -178,15 +179,29 @@ def _labels(flow: Flow, store: FeatureStore) -> tuple[str, str, bool]:
             f"flow {flow.name}: expected labels of at least two values in the sample, found only {values[0]:g}; check"
             f" `{flow.data.label}` of `{flow.data.label_fact}`"
         )
-    shares = ", ".join(
-        f"{value:g}: {count / labels.size:.1%}" for value, count in zip(values[:5], counts, strict=False)
-    )
-    found = f"{labels.size} examples; {shares}{' ...' if values.size > 5 else ''}"  # noqa: PLR2004
+    if values.size > _SHARES:
+        told = f"min {values[0]:g}, median {np.median(labels):g}, max {values[-1]:g}, mean {labels.mean():.4g}"
+    else:
+        told = ", ".join(f"{value:g}: {count / labels.size:.1%}" for value, count in zip(values, counts, strict=True))
+    found = f"{labels.size} examples; {told}"
     if progress.late_labels:
         found += f"; {progress.late_labels} labels came after label_window = {flow.data.label_window} and are not used"
     elif labels.size < flow.gate.min_rows:
         found += f"; the gate wants {flow.gate.min_rows} rows (gate.min_rows), see that the whole source has them"
     return "labels", found, bool(progress.late_labels or labels.size < flow.gate.min_rows)
+
+
+def _trained(flow: Flow, metrics: Mapping[str, float]) -> tuple[str, str, bool]:
+    """Tell how the sample's model did; look at it where it did worse than one that had learned nothing but a mean."""
+    found, worse = listed(metrics), metrics.get("skill_ratio", 0.0) > 1
+    if worse:
+        constant = "the mean of the labels" if "mse" in metrics else "the base rate of the labels"
+        found += (
+            f"; worse than always answering {constant} (skill_ratio above 1). The gate refuses a first version above"
+            f" first_max_normalised_entropy = {flow.gate.first_max_normalised_entropy:g}: see whether more rows help"
+            " (--rows), then change stages or estimator"
+        )
+    return "training", found, worse
 
 
 def _sample_request(project: Project, flow: Flow, columns: list[str]) -> tuple[str, str, bool]:

@@ -9,7 +9,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +20,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from ml_core.data.cli import typed_instant
 from ml_core.data.replay import Replay, load_facts
 from ml_core.data.store import FeatureStore
 from ml_core.errors import PlatformError
@@ -43,7 +44,8 @@ def demo(
     train_until: Annotated[str, typer.Option(help="learn the facts known before this day first")] = _TRAIN_UNTIL,
     replay_until: Annotated[str, typer.Option(help="then live through the days before this one")] = _REPLAY_UNTIL,
 ) -> None:
-    """Run the main job on the real year, finite, and end with a report in var/demo/report.json."""
+    """Replay the flights of 2013 and write a report, var/demo/report.json."""
+    start, end = typed_instant(train_until), typed_instant(replay_until)
     console = Console()
     project = load_project()
     home = project.home / "demo"
@@ -53,7 +55,7 @@ def demo(
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir(parents=True)
     with supervisor:
-        outcome = _Demo(project, home, supervisor, console).run(_day(train_until), _day(replay_until))
+        outcome = _Demo(project, home, supervisor, console).run(start, end)
     report.show(outcome, console)
     console.print(f"Report {home / 'report.json'}, picture {home / 'live-vs-frozen.png'}.")
     console.print("`make up` runs the same flow as a platform, with the Dagster and MLflow pages.")
@@ -166,7 +168,7 @@ class _Demo:
         picture.draw(weeks, self._home / "live-vs-frozen.png")
         content = {
             "requests": report.request_counts(answers.versions, answers.failures),
-            "versions": report.version_rows(versions),
+            "versions": report.version_rows(versions, self._registry.ledger.entries(FLOW)),
             "weeks": weeks,
             "last_8_weeks": served.over(end, weeks=8),
             "all": served.over(end, weeks=52),
@@ -202,7 +204,3 @@ class _Demo:
         yield
         self._seconds[name] = round(time.perf_counter() - started, 2)
         self._console.print(f"  {self._seconds[name]:.1f} s")
-
-
-def _day(text: str) -> datetime:
-    return datetime.fromisoformat(text).replace(tzinfo=UTC)

@@ -17,9 +17,12 @@ import numpy as np
 import orjson
 import pyarrow as pa
 from numpy.typing import NDArray
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from ml_core.flow.cli import fates
+from ml_core.flow.ledger import Entry
 from ml_core.flow.version import ModelVersion
 from ml_core.training.evaluation import Evaluation
 
@@ -102,8 +105,9 @@ def _figures(labels: NDArray[np.float64], scores: NDArray[np.float64]) -> dict[s
     return {"auc": round(evaluation.auc, 6), "log_loss": round(evaluation.log_loss, 6)}
 
 
-def version_rows(versions: Sequence[ModelVersion]) -> list[dict[str, Any]]:
-    """Describe each version by what is the same in every run of the demo."""
+def version_rows(versions: Sequence[ModelVersion], entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    """Describe each version, and by the ledger's entries what became of it, by what is the same in every run."""
+    fate = fates(versions, entries)
     return [
         {
             "version": version.version,
@@ -115,6 +119,7 @@ def version_rows(versions: Sequence[ModelVersion]) -> list[dict[str, Any]]:
             "verdict": None if version.verdict is None else ("accepted" if version.verdict.accepted else "refused"),
             "log_loss": round(version.metrics["log_loss"], 6),
             "auc": round(version.metrics["auc"], 6),
+            "fate": fate[version.version],
         }
         for version in versions
     ]
@@ -141,15 +146,23 @@ def write(report: dict[str, Any], file: Path) -> None:
 
 def show(report: dict[str, Any], console: Console) -> None:
     """Print the report as tables."""
-    table = Table(title="Versions of the flow")
-    for column in ("version", "kind", "stage", "parent", "watermark", "trained_through", "verdict", "log_loss", "auc"):
-        table.add_column(column, justify="left" if column in {"kind", "stage", "verdict"} else "right")
+    table = _table("Versions of the flow")
+    for column in ("version", "kind", "parent", "watermark", "trained\nthrough", "log\nloss", "AUC", "fate"):
+        table.add_column(column, justify="left" if column in {"kind", "fate"} else "right")
     for row in report["versions"]:
-        table.add_row(*("" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
-                        for value in row.values()))  # fmt: skip
+        table.add_row(
+            str(row["version"]),
+            row["kind"],
+            "" if row["parent"] is None else str(row["parent"]),
+            str(row["watermark"]),
+            row["trained_through"][:10],
+            f"{row['log_loss']:.4f}",
+            f"{row['auc']:.4f}",
+            row["fate"],
+        )
     console.print(table)
 
-    table = Table(title="What was served, week by week, beside the first version had it stayed frozen")
+    table = _table("What was served, week by week, beside the first version had it stayed frozen")
     for column in ("week starts", "rows", "late", "log loss live", "frozen", "AUC live", "frozen"):
         table.add_column(column, justify="right")
     spans = [(week["week_starts"], week) for week in report["weeks"]]
@@ -163,7 +176,7 @@ def show(report: dict[str, Any], console: Console) -> None:
             *(f"{figures['auc']:.4f}" for figures in (live, frozen)),
         )
     console.print(table)
-    table = Table(title="By how often the served model takes up what was learned, all requests")
+    table = _table("By how often the served model takes up what was learned, all requests")
     for column in ("model", "rows", "log loss", "AUC"):
         table.add_column(column, justify="left" if column == "model" else "right")
     for row in report["sync_intervals"]:
@@ -174,3 +187,8 @@ def show(report: dict[str, Any], console: Console) -> None:
         f"{requests['answered']} of {requests['sent']} requests answered by the sidecar, {requests['failed']} failed,"
         f" {requests['reloads']} reloads."
     )
+
+
+def _table(title: str) -> Table:
+    """Return a table that leaves room for its columns in a terminal of 80."""
+    return Table(title=title, box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)

@@ -66,11 +66,11 @@ def registry(
     return registry
 
 
-def run(*arguments: str, code: int = 0) -> str:
+def run(*arguments: str, code: int = 0, columns: int = 200) -> str:
     app = typer.Typer()
     for command in (*COMMANDS, promote):
         app.command()(command)
-    result = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
+    result = CliRunner().invoke(app, arguments, env={"COLUMNS": str(columns)})
     assert result.exit_code == code, result.output
     return result.output
 
@@ -102,6 +102,33 @@ def test_reading_commands_tell_people_and_scripts_the_same() -> None:
     ]
     assert "2 → 3" in run("history", "shop")
     assert [version["version"] for version in asked("versions", "shop")] == [1, 2, 3, 4]
+
+
+def test_a_version_that_was_rolled_back_says_so_until_it_serves_again(registry: Registry) -> None:
+    """Its verdict goes on saying that the gate accepted it."""
+    assert [version["fate"] for version in asked("versions", "shop")] == [
+        "archived",
+        "archived",
+        "Production",
+        "refused",
+    ]
+    run("rollback", "shop", "--reason", "late planes")
+    assert [version["fate"] for version in asked("versions", "shop")][1:3] == ["Production", "rolled back"]
+    assert [entry["kind"] for entry in asked("show", "shop", "3")[0]["history"]][-1] == "rollback"
+    registry.rollback("shop", to=3, why="it was the feed")
+    assert [version["fate"] for version in asked("versions", "shop")][1:3] == ["rolled back", "Production"]
+
+
+def test_the_versions_of_a_flow_fit_into_80_columns(registry: Registry) -> None:
+    """Where they did not, every cell was cut: `waterma… traine… accept…`."""
+    run("rollback", "shop", "--reason", "late planes")
+    head, _, *lines = run("versions", "shop", columns=80).splitlines()
+    assert head.split() == ["version", "kind", "parent", "watermark", "trained", "through", "log", "loss", "fate"]
+    assert lines[2].split() == ["3", "incremental", "2", "3", "2024-05-01", "12:00", "0.5000", "rolled", "back"]
+    assert len(lines) == len(registry.versions("shop"))
+    told = run("history", "shop", columns=80)
+    assert all(len(line) <= 80 for line in told.splitlines())
+    assert "…" not in told
 
 
 def test_what_served_at_a_time_has_an_answer_also_after_a_rollback(registry: Registry) -> None:

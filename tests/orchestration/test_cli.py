@@ -33,3 +33,13 @@ def test_a_command_is_listed_in_its_own_words(name: str) -> None:
     listed = group.get_command(context, name)
     assert listed is not None
     assert listed.help == inspect.getdoc(_offered()[name].load())
+
+
+def test_arguments_say_what_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    """Between two libraries what is said of an argument can get lost."""
+    group = _Gathered(name="modelflow")
+    command = group.get_command(click.Context(group), "versions")
+    assert command is not None
+    context = click.Context(command)
+    command.format_help(context, context.make_formatter())
+    assert "the flow, by its name" in capsys.readouterr().out

@@ -136,9 +136,8 @@ def test_run_already_queued(
     ready(world, sensor, monkeypatch)
     run_id = world.pretend(SENSORS[sensor], status, {})
     message = skipped(world.tick(sensor))
-    assert (
-        f"run {run_id[:8]} of orders_{SENSORS[sensor]} is {status.value.lower()} since 0 min; one at a time" in message
-    )
+    said = {STATES.NOT_STARTED: "waiting to start", STATES.STARTED: "running"}[status]
+    assert f"run {run_id[:8]} of orders_{SENSORS[sensor]} has been {said} for 0 min; one run at a time" in message
 
 
 def test_rows_that_were_refused_are_not_trained_again_before_there_are_more(

@@ -1,5 +1,7 @@
 """The gate's verdicts on models whose quality is known because the test made them."""
 
+import re
+
 import numpy as np
 import pytest
 from scipy.optimize import brentq
@@ -143,3 +145,21 @@ def test_the_paired_interval_covers_the_true_mean_as_often_as_it_says(confidence
         lower, upper = paired_interval(differences, confidence=confidence)
         covered += lower <= 0.1 <= upper
     assert covered / 200 > confidence - 0.1
+
+
+def test_a_gate_on_numbers_names_their_own_loss() -> None:
+    """A person who predicts minutes knows of no log loss and of no label rate."""
+    random = np.random.default_rng(12)
+    labels = random.normal(300, 80, ROWS)
+    told = ScoredSlice(0, labels, labels + random.normal(40, 120, ROWS), np.empty(0), "regression")
+    mean, first = judge(SETTINGS, "first", told, None).reasons
+    assert re.fullmatch(
+        r"mean score and mean label differ by 0\.\d+ standard deviations of the labels, at most 0.1 allowed", mean
+    )
+    assert first.startswith("squared error over the variance of the labels 2.")
+    verdict = judge(SETTINGS, "superiority", told, told.scores)
+    assert verdict.reasons[-1] == (
+        "squared error over the variance of the labels may exceed the champion's by 0 (upper end of the 95% interval),"
+        " less than 0 wanted for superiority"
+    )
+    assert {"champion_loss", "loss_difference_lower", "loss_difference_upper"} < verdict.figures.keys()
