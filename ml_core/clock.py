@@ -72,6 +72,15 @@ def as_duration(text: str) -> timedelta:
     return timedelta(**{match["unit"] + "s": int(match["count"])})
 
 
+def duration_text(duration: timedelta) -> str:
+    """Return what `as_duration` reads as this duration, in its largest whole unit; fractions of a second are cut."""
+    for unit in ("day", "hour", "minute", "second"):
+        count, rest = divmod(duration, timedelta(**{unit + "s": 1}))
+        if (count and not rest) or unit == "second":
+            break
+    return f"{count} {unit}{'' if count == 1 else 's'}"
+
+
 def as_interval(text: str) -> timedelta | None:
     """Read how often something is looked at: as `as_duration`, or 'never'."""
     return None if text == "never" else as_duration(text)

@@ -17,6 +17,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from ml_core.clock import duration_text
 from ml_core.data.spark.rules import NAMES as TRANSLATED
 from ml_core.data.spark.translate import translate
 from ml_core.pipeline.estimator import ESTIMATORS
@@ -143,10 +144,7 @@ def written(value: object) -> str:
     if value is dataclasses.MISSING or value is inspect.Parameter.empty:
         return "required"
     if isinstance(value, timedelta):
-        units = (("day", timedelta(days=1)), ("hour", timedelta(hours=1)), ("minute", timedelta(minutes=1)))
-        unit, size = next((each for each in units if value and not value % each[1]), ("second", timedelta(seconds=1)))
-        count = value / size
-        return f'`"{count:g} {unit}{"" if count == 1 else "s"}"`'
+        return f'`"{duration_text(value)}"`'
     if value is None or value in ((), ""):
         return "none"
     if isinstance(value, tuple):

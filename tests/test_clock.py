@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from ml_core.clock import ManualClock, SystemClock, as_utc
+from ml_core.clock import ManualClock, SystemClock, as_duration, as_utc, duration_text
 
 NOON = datetime(2013, 6, 1, 12, tzinfo=UTC)
 
@@ -42,3 +42,9 @@ def test_an_instant_without_a_zone_is_refused() -> None:
     """Guessing a zone would let the future leak into features."""
     with pytest.raises(ValueError, match="expected an instant with a time zone"):
         as_utc(NOON.replace(tzinfo=None))
+
+
+@pytest.mark.parametrize("text", ["0 seconds", "1 second", "90 seconds", "1 minute", "36 hours", "7 days", "1 day"])
+def test_a_duration_is_told_as_it_is_written(text: str) -> None:
+    """What a message says can be copied into the file."""
+    assert duration_text(as_duration(text)) == text

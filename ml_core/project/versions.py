@@ -21,10 +21,14 @@ class GateSettings(Table):
         default=0.0, ge=0, description="log loss by which a full retrain must beat the champion"
     )
     first_max_normalised_entropy: float = Field(
-        default=0.98, gt=0, description="a first version's log loss over that of predicting the base rate"
+        default=0.98,
+        gt=0,
+        description="a first version's loss over that of always predicting the base rate, for numbers the mean",
     )
     max_calibration_error: float = Field(
-        default=0.10, gt=0, description="largest gap between mean score and label rate over the judged rows"
+        default=0.10,
+        gt=0,
+        description="largest gap between mean score and label rate of the judged rows, for numbers in deviations",
     )
     max_score_shift: float = Field(
         default=0.2, gt=0, description="largest mean distance between equal quantiles of its and the champion's scores"

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from ml_core.clock import duration_text
 from ml_core.data.store import FeatureStore
 from ml_core.data.trial import require_translation, sample_facts, tried
 from ml_core.errors import DataError, FeatureError, ProjectError
@@ -166,11 +167,11 @@ def _plain(column: pa.ChunkedArray) -> list[object]:
 
 
 def _labels(flow: Flow, store: FeatureStore) -> tuple[str, str, bool]:
-    progress = store.progress()
+    progress, window = store.progress(), duration_text(flow.data.label_window)
     if not progress.next_example:
         raise DataError(
             f"flow {flow.name}: expected labelled rows in the sample, found none: no `{flow.data.label_fact}` fact has"
-            f" a `{flow.data.label}` known within label_window = {flow.data.label_window} of its request"
+            f" a `{flow.data.label}` known within label_window = {window!r} of its request"
         )
     labels = store.examples(0, progress.next_example).column("label").to_numpy()
     values, counts = np.unique(labels, return_counts=True)
@@ -185,7 +186,11 @@ def _labels(flow: Flow, store: FeatureStore) -> tuple[str, str, bool]:
         told = ", ".join(f"{value:g}: {count / labels.size:.1%}" for value, count in zip(values, counts, strict=True))
     found = f"{labels.size} examples; {told}"
     if progress.late_labels:
-        found += f"; {progress.late_labels} labels came after label_window = {flow.data.label_window} and are not used"
+        found += f"; {progress.late_labels} labels came after label_window = {window!r} and are not used"
+        if flow.data.source is not None:
+            found += (
+                f" (they are known label_delay = {duration_text(flow.data.source.label_delay)!r} after the request)"
+            )
     elif labels.size < flow.gate.min_rows:
         found += f"; the gate wants {flow.gate.min_rows} rows (gate.min_rows), see that the whole source has them"
     return "labels", found, bool(progress.late_labels or labels.size < flow.gate.min_rows)
