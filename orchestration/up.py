@@ -8,6 +8,9 @@ cannot outlive this one.
 
 import signal
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from threading import Event
@@ -54,10 +57,10 @@ def up() -> None:
         left = supervisor.reap()
         if left:
             console.print(f"ended {left} processes an earlier run left behind")
-        ended = _ended_by_signal()
         platform = Platform(project, supervisor, console)
-        platform.start()
-        platform.feed(ended)
+        with _until_told_to_end():
+            platform.start()
+            platform.feed()
     console.print("stopped")
 
 
@@ -112,15 +115,16 @@ class Platform:
         for name, port in sidecars.items():
             self._console.print(f"sidecar  http://127.0.0.1:{port}  ({name})")
 
-    def feed(self, ended: Event) -> None:
-        """Play the sources of the flows until `ended`, or for as long as they last, and then just wait."""
+    def feed(self) -> None:
+        """Play the sources of the flows for as long as they last, and then just wait; ends by an exception alone."""
         flows = [flow for flow in self._project.flows.values() if flow.data.loader is not None]
         feeds = [_Feed(self._project, flow, self._console) for flow in flows]
         for feed in feeds:
             feed.begin()
         self._console.print("Ctrl-C stops everything.")
         pause_s = _STEP / timedelta(hours=1) / self._ports.replay_hours_per_second
-        while not ended.wait(pause_s):
+        while True:
+            time.sleep(pause_s)
             self._supervisor.check()
             for feed in feeds:
                 feed.step()
@@ -166,13 +170,19 @@ class _Feed:
         self._store.absorb()
 
 
-def _ended_by_signal() -> Event:
-    """Return an event that Ctrl-C and TERM set."""
-    ended = Event()
+@contextmanager
+def _until_told_to_end() -> Iterator[None]:
+    """Let Ctrl-C and TERM end what goes on within, at any moment: it goes on from there when it is started again."""
+    told = Event()
 
     def end(_number: int, _frame: FrameType | None) -> None:
-        ended.set()
+        told.set()
+        raise KeyboardInterrupt
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, end)
-    return ended
+    try:
+        yield
+    except (KeyboardInterrupt, RuntimeError):  # DuckDB makes the second of the first
+        if not told.is_set():
+            raise
