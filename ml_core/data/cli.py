@@ -1,4 +1,4 @@
-"""`modelflow features`: the rows a caller sends, as of a time; and how every command reads an instant."""
+"""`modelflow features`: the rows a caller sends, as of a time."""
 
 import json
 from datetime import datetime, timedelta
@@ -7,17 +7,10 @@ from typing import Annotated
 import pyarrow as pa
 import typer
 
-from ml_core.clock import as_instant, as_utc
+from ml_core.clock import as_utc
 from ml_core.data.store import FeatureStore
 from ml_core.project import Project, load_project
-
-
-def typed_instant(text: str) -> datetime:
-    """Read an instant that was typed; the command ends with a line on how to write one when it is none."""
-    try:
-        return as_instant(text)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
+from ml_core.typed import typed_instant
 
 
 def features_at(project: Project, flow: str, at: datetime, *, within: timedelta = timedelta(hours=1)) -> pa.Table:

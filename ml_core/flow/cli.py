@@ -5,7 +5,7 @@ there are several.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Any
@@ -16,13 +16,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ml_core.data.cli import typed_instant
 from ml_core.errors import VersionNotFoundError
-from ml_core.flow.ledger import DONE, Entry
+from ml_core.flow.fates import fates
+from ml_core.flow.ledger import Entry
 from ml_core.flow.registry import Registry, registry_of
 from ml_core.flow.verdict import readable
 from ml_core.flow.version import ModelVersion
 from ml_core.project import load_project
+from ml_core.typed import typed_instant
 
 FlowName = Annotated[str, typer.Argument(metavar="FLOW", help="the flow, by its name in dagster_project.toml")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON, one object per line")]
@@ -49,25 +50,6 @@ def told(entry: Entry) -> dict[str, Any]:
     """Return an entry of the ledger as JSON shows it."""
     hidden = {"holder", "lease_until"}
     return {name: value for name, value in asdict(entry).items() if name not in hidden}
-
-
-def fates(versions: Sequence[ModelVersion], entries: Iterable[Entry]) -> dict[int, str]:
-    """Return what became of each version of a flow.
-
-    Its stage while it stands in one; then `rolled back`, `refused` or `archived`; `waiting` before it was judged.
-
-    Parameters
-    ----------
-    entries : iterable of Entry
-        The flow's ledger, the oldest first. A version that became champion again after a rollback is not rolled back.
-    """
-    rolled_back: set[int | None] = set()
-    for entry in entries:
-        if entry.step == DONE and entry.champion != entry.before:
-            rolled_back.discard(entry.champion)
-            if entry.kind == "rollback":
-                rolled_back.add(entry.before)
-    return {each.version: _fate(each, rolled_back=each.version in rolled_back) for each in versions}
 
 
 def flows(as_json: AsJson = False) -> None:
@@ -196,16 +178,6 @@ def at(
         typer.echo(f"{flow} served no version at {instant}")
     else:
         typer.echo(f"{flow} served version {made.champion} at {instant}, since {since.settled_at}: {since.why}")
-
-
-def _fate(version: ModelVersion, *, rolled_back: bool) -> str:
-    if version.stage in {"Production", "Staging"}:
-        return version.stage
-    if rolled_back:
-        return "rolled back"
-    if version.verdict is not None and not version.verdict.accepted:
-        return "refused"
-    return "archived" if version.stage == "Archived" else "waiting"
 
 
 def _row(entry: Entry) -> dict[str, Any]:

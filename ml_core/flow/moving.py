@@ -6,12 +6,12 @@ from typing import Annotated
 import typer
 
 from ml_core.clock import SystemClock
-from ml_core.data.cli import typed_instant
 from ml_core.data.store import FeatureStore
 from ml_core.flow.cli import AsJson, FlowName, opened, told
 from ml_core.flow.ledger import Entry
 from ml_core.flow.retention import collect, plan
 from ml_core.project import load_project
+from ml_core.typed import typed_instant
 
 
 def rollback(

@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import typer
 
 from ml_core.clock import SystemClock, as_interval
-from ml_core.data.cli import typed_instant
 from ml_core.data.ingest import take_in_all
 from ml_core.data.store import FeatureStore
 from ml_core.errors import ProjectError, VersionNotFoundError
@@ -28,6 +27,7 @@ from ml_core.training.tasks import listed
 from ml_core.training.trying import try_flow
 from ml_core.training.tuning import grid_of
 from ml_core.training.tuning import tune as tune_flow
+from ml_core.typed import typed_instant
 
 _TOLD = ("loss", "auc", "brier", "accuracy", "r2", "calibration_error")
 _INTERVALS = ("never", "7 days", "1 day", "1 hour", "0 hours")

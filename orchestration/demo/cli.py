@@ -20,12 +20,12 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from ml_core.data.cli import typed_instant
 from ml_core.data.replay import Replay, load_facts
 from ml_core.data.store import FeatureStore
 from ml_core.errors import PlatformError
 from ml_core.flow.registry import registry_of
 from ml_core.project import Flow, Project, load_project
+from ml_core.typed import typed_instant
 from orchestration.definitions import build_definitions
 from orchestration.demo import picture, report
 from orchestration.demo.caller import Answers, Caller

@@ -21,7 +21,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from ml_core.flow.cli import fates
+from ml_core.flow.fates import fates
 from ml_core.flow.ledger import Entry
 from ml_core.flow.version import ModelVersion
 from ml_core.training.evaluation import Evaluation

@@ -9,10 +9,10 @@ from typer.testing import CliRunner
 
 from ml_core.clock import SystemClock
 from ml_core.data import cli
-from ml_core.data.cli import typed_instant
 from ml_core.data.ingest import take_in_all
 from ml_core.data.store import FeatureStore
 from ml_core.project import load_project
+from ml_core.typed import typed_instant
 from tests.data.test_new import new, options
 from tests.data.unseen import unseen
 
