@@ -72,9 +72,7 @@ def _attach(path: Path) -> str:
 
 def _settle(session: duckdb.DuckDBPyConnection, database: str) -> None:
     """Give a new session what it takes over from none: its database, and UTC for the machine's zone."""
-    session.execute(f'use "{database}"')
-    session.execute("set TimeZone = 'UTC'")
-    session.execute("set enable_progress_bar = false")
+    session.execute(f"use \"{database}\"; set TimeZone = 'UTC'; set enable_progress_bar = false")
 
 
 @cache

@@ -6,6 +6,7 @@ with the definition of the features. Like `ml_core.data.tables`, nothing here op
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 import numpy as np
@@ -88,25 +89,26 @@ def read(connection: Connection, first: int, stop: int, *, named: Sequence[str],
     Columns: `offset`, those of `named`, `label`, then the features.
     """
     schema = feature_schema(connection)
-    dictionaries = words.Dictionaries(connection, _texts(schema), stop - first)
     columns = ", ".join(map(quoted, ("offset", *named, "label", *schema)))
     # stored in this order and read back in it; sorting again costs as much as reading
     query = f'select {columns} from examples where "offset" >= $first and "offset" < $stop'  # noqa: S608 - identifiers are quoted
     at = first
-    with beside(connection) as scan:  # so that a dictionary can be asked for meanwhile
+    with ThreadPoolExecutor(1, thread_name_prefix="words") as pool, beside(connection) as scan:
+        # while the first rows are read
+        coming = pool.submit(words.Dictionaries, connection, _texts(schema), stop - first)
         with scan.sql(query, params={"first": at, "stop": stop}).to_arrow_reader(rows) as reader:
             for batch in reader:
                 if not np.array_equal(batch.column("offset"), np.arange(at, at + batch.num_rows)):
                     break
-                yield dictionaries.attach(batch)
+                yield coming.result().attach(batch)
                 at += batch.num_rows
             else:
                 if at == first:
-                    yield dictionaries.attach(pa.RecordBatch.from_pylist([], reader.schema))
+                    yield coming.result().attach(pa.RecordBatch.from_pylist([], reader.schema))
                 return
         in_order = f'{query} order by "offset"'
         with scan.sql(in_order, params={"first": at, "stop": stop}).to_arrow_reader(rows) as reader:
-            yield from map(dictionaries.attach, reader)
+            yield from map(coming.result().attach, reader)
 
 
 def _create_examples(connection: Connection) -> None:

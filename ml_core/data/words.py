@@ -15,6 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from ml_core.errors import FeatureError
+
 CODE = "UINTEGER"
 
 _CREATE = 'create table if not exists words ("column" varchar, code uinteger, word varchar)'
@@ -74,14 +76,13 @@ class Dictionaries:
         query = 'select "column", max(code) as held from words group by "column"'
         held = dict(connection.execute(query).fetchall()) if columns else {}
         whole = sorted(name for name in columns if held.get(name, 0) <= rows)
-        named = ", ".join("?" * len(whole)) or "null"  # a list as one parameter would be searched for each word
-        words = connection.sql(
-            f'select word from words where "column" in ({named}) order by "column", code',  # noqa: S608 - marks
-            params=whole,
-        ).to_arrow_table()
+        some = f' where "column" in ({", ".join("?" * len(whole)) or "null"})' if len(whole) < len(held) else ""
+        words = connection.sql(f'select "column", code, word from words{some}', params=whole if some else None)  # noqa: S608 - marks
+        # Arrow sorts them in half a millisecond, which takes DuckDB two
+        ordered = words.to_arrow_table().sort_by([("column", "ascending"), ("code", "ascending")]).column("word")
         bounds = np.cumsum([0, *(held.get(name, 0) for name in whole)]).tolist()
         self._whole = {
-            name: _after_null(words.column("word").slice(start, stop - start).combine_chunks())
+            name: _after_null(ordered.slice(start, stop - start).combine_chunks())
             for name, start, stop in zip(whole, bounds, bounds[1:], strict=False)
         }
 
@@ -93,7 +94,13 @@ class Dictionaries:
             if dictionary is None:
                 places, dictionary = self._occurring(name, arrays[name].to_numpy())
                 codes = pa.array(places.astype(np.int32))
-            arrays[name] = pa.DictionaryArray.from_arrays(codes, dictionary)
+            # compared here, because Arrow's own way reads all of the dictionary for each batch
+            if codes.to_numpy().view(np.uint32).max(initial=0) >= len(dictionary):
+                raise FeatureError(
+                    f"expected codes of {name!r} below {len(dictionary)}, found one beyond its words: the store"
+                    " is damaged; restore a backup, or delete the store and ingest again"
+                )
+            arrays[name] = pa.DictionaryArray.from_arrays(codes, dictionary, safe=False)
         return pa.RecordBatch.from_pydict(arrays)
 
     def _occurring(self, name: str, codes: NDArray[np.uint32]) -> tuple[NDArray[np.intp], pa.Array]:

@@ -7,12 +7,13 @@ row, and sums run in the order of a row's entries, the intercept last.
 What a coordinate remembers is a *cell* of `STATE_WIDTH[rule]` neighbouring numbers, its weight first, so that scoring
 reads one number whatever the rule. Under ``ftrl`` a cell is (w, z, n, root of n): the first and the last follow from
 the others, and keeping them leaves one root and one division per entry. A row is learned from the cells as they were
-when it was scored: their w and n are kept for this, and n is also how a second entry in the same cell is noticed.
+when it was scored: copies of them are held for this, of one part side by side, so that several are computed at once,
+and they are also how a second entry in the same cell is noticed.
 """
 
 import numpy as np
 
-from ml_core.learners.compiled import inlined, kernel
+from ml_core.learners.compiled import inlined, kernel, prefetch
 from ml_core.learners.rules import LINKS, RULES
 
 _FTRL, _ADAGRAD, _ADAM, _SGD = RULES.values()
@@ -100,48 +101,70 @@ def _descend(rule, cells, at, held, j, g, rates):  # type: ignore[no-untyped-def
 
 @inlined
 def _longest(indptr):  # type: ignore[no-untyped-def]
-    """Return the most entries a row has, the intercept among them."""
+    """Return the most entries a row has, the intercept among them, and up to 7 more to fill lines of the cache."""
     longest = 1
     for row in range(indptr.size - 1):
         longest = max(longest, indptr[row + 1] - indptr[row] + 1)
-    return longest
+    return (longest + 7) // 8 * 8
 
 
 @inlined
-def _weigh_ftrl(cells, indices, values, first, size, w, n):  # type: ignore[no-untyped-def]  # noqa: PLR0917 - a kernel
-    """Note weight and squared sum of a row's single-output FTRL cells, the intercept last; return the margin."""
+def _weigh_ftrl(cells, indices, values, first, size, ahead, held):  # type: ignore[no-untyped-def]  # noqa: PLR0917 - a kernel
+    """Hold a row's single-output FTRL cells, the intercept last, and return the margin.
+
+    The cells of the entries `ahead` of these are sent for: by the time they are asked for they are near.
+    """
     margin = 0.0
     for j in range(size):
-        at = np.uint64(indices[first + j]) << _2
-        w[j], n[j] = cells[at], cells[at + _2]
-        margin += w[j] * values[first + j]
-    last = np.uint64(cells.size) - _4
-    w[size], n[size] = cells[last], cells[last + _2]
-    return margin + cells[last]
+        prefetch(cells, np.uint64(indices[first + j + ahead]) << _2)
+        _hold(cells, np.uint64(indices[first + j]) << _2, held, j)
+        margin += held[0, j] * values[first + j]
+    _hold(cells, np.uint64(cells.size) - _4, held, size)
+    return margin + held[0, size]
 
 
 @inlined
-def _follow_row(cells, indices, values, first, size, w, n, slope, rates):  # type: ignore[no-untyped-def]  # noqa: PLR0913, PLR0917 - a kernel
-    """Learn a row `_weigh_ftrl` has read, where the loss changes by `slope` with the margin."""
+def _hold(cells, at, held, j):  # type: ignore[no-untyped-def]
+    held[0, j], held[1, j], held[2, j], held[3, j] = cells[at], cells[at + _1], cells[at + _2], cells[at + _3]
+
+
+@inlined
+def _follow_row(cells, indices, values, first, size, held, grown, slope, rates):  # type: ignore[no-untyped-def]  # noqa: PLR0913, PLR0917 - a kernel
+    """Learn a row that is `held`, where the loss changes by `slope` with the margin; `grown` is of the same shape."""
+    for j in range(size):  # no branch and no cell in the way: vectors of them
+        g = slope * values[first + j]
+        n = held[2, j] + g * g
+        root = np.sqrt(n)
+        z = held[1, j] + (g - (root - held[3, j]) * (1.0 / rates[0]) * held[0, j])
+        grown[0, j], grown[1, j], grown[2, j], grown[3, j] = _weight(z, root, rates), z, n, root
     for j in range(size):
-        _follow(cells, np.uint64(indices[first + j]) << _2, w[j], n[j], slope * values[first + j], rates)
-    _follow(cells, np.uint64(cells.size) - _4, w[size], n[size], slope, rates)
+        at = np.uint64(indices[first + j]) << _2
+        if cells[at + _1] == held[1, j] and cells[at + _2] == held[2, j]:
+            cells[at], cells[at + _1], cells[at + _2], cells[at + _3] = (
+                grown[0, j],
+                grown[1, j],
+                grown[2, j],
+                grown[3, j],
+            )
+        else:  # an earlier entry of this row was here
+            _follow(cells, at, held[0, j], held[2, j], slope * values[first + j], rates)
+    _follow(cells, np.uint64(cells.size) - _4, held[0, size], held[2, size], slope, rates)
 
 
 @kernel
 def learn_ftrl(indptr, indices, values, targets, row_weights, memory, rates, link, scores):  # type: ignore[no-untyped-def]  # noqa: PLR0913, PLR0917 - a kernel takes arrays
     """`learn_linear` for the rule ``ftrl`` and one output, with nothing in its way."""
-    longest = _longest(indptr)
-    w, n = np.empty(longest), np.empty(longest)
-    cells = memory.reshape(-1)
+    held, grown = np.empty((4, _longest(indptr))), np.empty((4, _longest(indptr)))
+    cells, end = memory.reshape(-1), np.uint64(indices.size)
     for row in range(targets.size):
         first = np.uint64(indptr[row])
         size = np.uint64(indptr[row + 1]) - first
-        margin = _weigh_ftrl(cells, indices, values, first, size, w, n)
+        ahead = size if first + size + size <= end else _0
+        margin = _weigh_ftrl(cells, indices, values, first, size, ahead, held)
         scores[row, 0] = _sigmoid(margin) if link == _LOGISTIC else margin
         if row_weights[row] != 0.0:
             slope = (scores[row, 0] - targets[row]) * row_weights[row]
-            _follow_row(cells, indices, values, first, size, w, n, slope, rates)
+            _follow_row(cells, indices, values, first, size, held, grown, slope, rates)
 
 
 @kernel
@@ -235,16 +258,16 @@ def _sums(slots, x, factors, sums):  # type: ignore[no-untyped-def]
 def learn_machine(indptr, indices, values, targets, row_weights, memory, factors, rates, factor_rates, seed, scores):  # type: ignore[no-untyped-def]  # noqa: PLR0913, PLR0917 - a kernel takes arrays
     """Score each row into `scores`, (n_rows,), then learn it; see `FMState` for the arrays."""
     longest = _longest(indptr)
-    w, n, sums = np.empty(longest), np.empty(longest), np.empty(factors.shape[1])
+    held, grown, sums = np.empty((4, longest)), np.empty((4, longest)), np.empty(factors.shape[1])
     cells = memory.reshape(-1)
     for row in range(targets.size):
         slots, x = indices[indptr[row] : indptr[row + 1]], values[indptr[row] : indptr[row + 1]]
-        margin = _weigh_ftrl(cells, slots, x, _0, np.uint64(x.size), w, n)
+        margin = _weigh_ftrl(cells, slots, x, _0, np.uint64(x.size), _0, held)
         scores[row] = _sigmoid(margin + _sums(slots, x, factors, sums))
         if row_weights[row] == 0.0:
             continue
         slope = (scores[row] - targets[row]) * row_weights[row]
-        _follow_row(cells, slots, x, _0, np.uint64(x.size), w, n, slope, rates)
+        _follow_row(cells, slots, x, _0, np.uint64(x.size), held, grown, slope, rates)
         _learn_factors(slots, x, slope, factors, factor_rates, seed, sums)
 
 

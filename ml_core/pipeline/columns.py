@@ -1,11 +1,12 @@
 """Raw columns as the stages see them: checked, and read once per batch.
 
 The invariant: a batch that passes here can be learned. Strings are `Text`, with a missing one read as ""; numbers are
-float64 by way of float32 (the contract of the feature table and of the exported graph), with a missing one as NaN.
+float32 (the contract of the feature table and of the exported graph), with a missing one as NaN, and stages compute
+with them as float64.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeAlias
 
@@ -14,23 +15,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ml_core.arrays import location
+from ml_core.arrays import location, present
 from ml_core.errors import InputError, nearest
 from ml_core.learners.compiled import kernel
-from ml_core.pipeline.hashing import hash_strings
+from ml_core.pipeline.hashing import hash_strings, slots_of
+
+_FLOAT = pa.float32()
+Rows: TypeAlias = pa.Table | pa.RecordBatch
 
 
 @kernel
-def _widen(numbers, out):  # type: ignore[no-untyped-def]
-    """Copy float32 into float64; return how many are infinite."""
-    infinite = 0
-    for row in range(numbers.size):
-        out[row] = numbers[row]
-        infinite += abs(out[row]) == np.inf
-    return infinite
-
-
-Rows: TypeAlias = pa.Table | pa.RecordBatch
+def _fill_gaps(numbers, there, out):  # type: ignore[no-untyped-def]
+    for row in range(out.size):
+        out[row] = numbers[row] if there[row] else np.float32(np.nan)
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +46,7 @@ class Words:
     source: Any
     array: Any
     moved: Any = None
+    _slots: dict[tuple[str, int, int], NDArray[np.int32]] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def of(cls, source: Any) -> "Words":
@@ -56,17 +54,31 @@ class Words:
         array = source.cast(pa.large_string())
         if not array.null_count:
             return cls(source, array)
-        merged = pc.fill_null(array, "").dictionary_encode()
-        return cls(source, merged.dictionary, merged.indices if len(merged.dictionary) < len(array) else None)
+        filled = pc.fill_null(array, "")
+        if array.null_count == 1 and pc.index(array, "").as_py() < 0:
+            return cls(source, filled)
+        merged = filled.dictionary_encode()
+        return cls(source, merged.dictionary, merged.indices)
 
     def are_of(self, source: Any) -> bool:
         """Say whether these are the strings of a dictionary, by where it lies: batches of one table share theirs."""
-        return location(self.source) == location(source)
+        return self._location == location(source)
+
+    @cached_property
+    def _location(self) -> tuple[Any, ...]:
+        return location(self.source)
 
     @cached_property
     def hashes(self) -> NDArray[np.int64]:
         """The 32-bit hash of each string."""
         return hash_strings(self.array)
+
+    def slots(self, name: str, seed: int, size: int) -> NDArray[np.int32]:
+        """Return the slot of each string as field `name` of a hash table; worked out once."""
+        asked = name, seed, size
+        if asked not in self._slots:
+            self._slots[asked] = slots_of(self.hashes, name, seed, size)
+        return self._slots[asked]
 
     @cached_property
     def with_empty(self) -> tuple["Words", int]:
@@ -93,15 +105,15 @@ class Text:
     words: Words | None = None
 
     @cached_property
-    def hashed(self) -> tuple[NDArray[np.int64], NDArray[np.int32] | None]:
-        """The 32-bit hashes of a dictionary's words and each row's place among them; else each row's, and None."""
-        return (hash_strings(self.array), None) if self.words is None else (self.words.hashes, self.codes)
-
-    @property
     def hashes(self) -> NDArray[np.int64]:
         """The 32-bit hash of each row's string, shape (n_rows,)."""
-        hashes, places = self.hashed
-        return hashes if places is None else hashes[places]
+        return hash_strings(self.array) if self.words is None else self.words.hashes[self.codes]
+
+    def slots(self, name: str, seed: int, size: int) -> tuple[NDArray[np.int32], NDArray[np.int32] | None]:
+        """Return the slots, as field `name` of a hash table, of a dictionary's words, and `codes`; else each row's."""
+        if self.words is None:
+            return slots_of(self.hashes, name, seed, size), None
+        return self.words.slots(name, seed, size), self.codes
 
     @cached_property
     def codes(self) -> NDArray[np.int32]:
@@ -122,7 +134,7 @@ class Text:
 
 
 Columns = dict[str, Any]
-"""A column's `Text`, or its float64 numbers of shape (n_rows,); a stage may replace what later stages see."""
+"""A column's `Text`, or its float32 numbers of shape (n_rows,), which a stage may replace by float64 for later ones."""
 
 
 def read_columns(rows: Rows, signature: Mapping[str, str], known: dict[str, Words] | None = None) -> Columns:
@@ -154,19 +166,21 @@ def read_columns(rows: Rows, signature: Mapping[str, str], known: dict[str, Word
 def _text(name: str, array: Any, known: dict[str, Words]) -> Text:
     if isinstance(array, pa.ChunkedArray):
         array = pa.concat_arrays(array.chunks)
-    plain = array.type.value_type if pa.types.is_dictionary(array.type) else array.type
-    if pa.types.is_null(array.type):
-        plain = pa.large_string()
-        array = array.cast(plain)
-    if not (pa.types.is_string(plain) or pa.types.is_large_string(plain) or pa.types.is_string_view(plain)):
-        raise InputError(f"expected strings in column {name!r}, found {array.type}")
-    if pa.types.is_dictionary(array.type):
+    if isinstance(array, pa.DictionaryArray):
         words = known.get(name)
         if words is None or not words.are_of(array.dictionary):
+            _check_strings(name, array.type, array.type.value_type)
             words = known[name] = Words.of(array.dictionary)
         return _coded(name, array.indices, words)
+    if not isinstance(array, pa.NullArray):
+        _check_strings(name, array.type, array.type)
     strings = array.cast(pa.large_string())
     return Text(pc.fill_null(strings, "") if strings.null_count else strings)
+
+
+def _check_strings(name: str, given: pa.DataType, kind: pa.DataType) -> None:
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
+        raise InputError(f"expected strings in column {name!r}, found {given}")
 
 
 def _coded(name: str, places: Any, words: Words) -> Text:
@@ -174,11 +188,12 @@ def _coded(name: str, places: Any, words: Words) -> Text:
 
     Arrow checks places only where it is asked to, and kernels look words up without a check of their own.
     """
-    lowest, highest = pc.min_max(places).as_py().values()
-    if lowest is not None and (lowest < 0 or highest >= len(words.source)):
+    there = (places.drop_null() if places.null_count else places).to_numpy()
+    # as unsigned, a negative one is larger than all others
+    if there.size and there.view(f"u{there.itemsize}").max() >= len(words.source):
         raise InputError(
             f"expected places below {len(words.source)} in the dictionary of column {name!r},"
-            f" found {lowest} to {highest}"
+            f" found {there.min()} to {there.max()}"
         )
     if words.moved is not None:
         places = words.moved.take(places)
@@ -188,20 +203,29 @@ def _coded(name: str, places: Any, words: Words) -> Text:
     return Text(places, words)
 
 
-def _numbers(name: str, array: Any) -> NDArray[np.float64]:
-    if pa.types.is_boolean(array.type):
-        array = array.cast(pa.int8())
-    if not (pa.types.is_floating(array.type) or pa.types.is_integer(array.type) or pa.types.is_null(array.type)):
-        raise InputError(f"expected numbers in column {name!r}, found {array.type}")
-    numbers = _plain(array.cast(pa.float32(), safe=False), np.float32)
-    wide = np.empty(numbers.size)
-    if _widen(numbers, wide):
-        infinite = np.flatnonzero(np.isinf(numbers))[0]
+def _numbers(name: str, array: Any) -> NDArray[np.float32]:
+    kind = array.type
+    if kind != _FLOAT:
+        if not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or kind in {pa.bool_(), pa.null()}):
+            raise InputError(f"expected numbers in column {name!r}, found {kind}")
+        array = (array.cast(pa.int8()) if kind == pa.bool_() else array).cast(_FLOAT, safe=False)
+    there = present(array)
+    numbers = _plain(array, np.float32) if there is None else _with_gaps(array, there)
+    infinite = np.isinf(numbers)
+    if infinite.any():
+        row = np.flatnonzero(infinite)[0]
         raise InputError(
-            f"expected finite numbers (or NaN for a missing one) in column {name!r}, found {numbers[infinite]} in row"
-            f" {infinite}"
+            f"expected finite numbers (or NaN for a missing one) in column {name!r}, found {numbers[row]} in row {row}"
         )
-    return wide
+    return numbers
+
+
+def _with_gaps(array: pa.FloatArray, there: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return numbers with NaN for null, in an eighth of the time that Arrow takes."""
+    numbers = np.frombuffer(array.buffers()[1], np.float32, len(array), array.offset * _FLOAT.byte_width)
+    with_gaps = np.empty_like(numbers)
+    _fill_gaps(numbers, there, with_gaps)
+    return with_gaps
 
 
 def _plain(array: Any, kind: type[np.generic]) -> NDArray[Any]:

@@ -88,3 +88,9 @@ def mix_of(*fields: str, seed: int = 0) -> tuple[tuple[int, ...], int]:
         for position in range(len(fields))
     )
     return factors, hash_bytes(name.encode(), seed=_SEED_SALT + 2 * seed)
+
+
+def slots_of(hashes: NDArray[np.int64], name: str, seed: int, size: int) -> NDArray[np.int32]:
+    """Return the slot of each hash of field `name` in a table of `size` slots, a power of two; shape (n_hashes,)."""
+    (factor,), salt = mix_of(name, seed=seed)
+    return ((hashes * factor + salt) & (size - 1)).astype(np.int32)

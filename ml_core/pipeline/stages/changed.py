@@ -64,7 +64,7 @@ class Impute(Running):
             replaced, missing = np.empty(len(values)), np.empty(len(values))
             moments = self.moments[position] if self.constant is None else np.array([0.0, self.constant, 0.0])
             learns = learn and self.constant is None
-            _fill(columns[name], moments, self.seen, self.limit, learns, replaced, missing)
+            _fill(columns[name].astype(np.float64), moments, self.seen, self.limit, learns, replaced, missing)
             columns[name] = replaced
             if self.indicator:
                 slots[:, position], values[:, position] = position, missing
@@ -108,7 +108,8 @@ class Clip(Stage):
     ) -> None:
         del slots, values, learn
         for name in self.columns:
-            columns[name] = np.clip(columns[name], self.low.get(name, -np.inf), self.high.get(name, np.inf))
+            numbers = columns[name].astype(np.float64)
+            columns[name] = np.clip(numbers, self.low.get(name, -np.inf), self.high.get(name, np.inf))
 
     def write(self, graph: GraphWriter) -> list[Part]:
         numbers, _ = graph.numbers(self.columns)
@@ -150,7 +151,8 @@ class Log1p(Stage):
     ) -> None:
         del slots, values, learn
         for name in self.columns:
-            columns[name] = np.sign(columns[name]) * np.log1p(np.abs(columns[name]))
+            numbers = columns[name].astype(np.float64)
+            columns[name] = np.sign(numbers) * np.log1p(np.abs(numbers))
 
     def write(self, graph: GraphWriter) -> list[Part]:
         numbers, missing = graph.numbers(self.columns)

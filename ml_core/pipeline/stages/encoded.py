@@ -71,7 +71,7 @@ class Standardise(Running):
         self, columns: Columns, slots: NDArray[np.int32], values: NDArray[np.float64], *, learn: bool
     ) -> None:
         for rows in in_blocks(len(values)):
-            numbers = np.stack([columns[name][rows] for name in self.columns])
+            numbers = np.stack([columns[name][rows] for name in self.columns], dtype=np.float64)
             _scan(numbers, self.moments, self.seen, self.limit, learn, slots[rows], values[rows])
             self.seen += numbers.shape[1] if learn else 0
 

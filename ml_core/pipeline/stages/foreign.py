@@ -167,7 +167,7 @@ class Foreign(Stage):
 
     def _matrix(self, columns: Columns) -> NDArray[Any]:
         if self.takes == "float":
-            return np.column_stack([columns[name] for name in self.columns])
+            return np.column_stack([columns[name] for name in self.columns]).astype(np.float64)
         return np.column_stack([_strings(columns[name]) for name in self.columns])
 
     def _entries(self, made: Any, columns: Columns) -> sparse.csr_array:

@@ -28,11 +28,10 @@ def _place(left, right, factor, other, salt, mask, out):  # type: ignore[no-unty
 
 
 @kernel
-def _pick(hashes, places, factor, salt, mask, out):  # type: ignore[no-untyped-def]  # noqa: PLR0917 - a kernel
-    """Fill `out` with the slot of each row's string, whose hash is at its place, or, without places, in its row."""
+def _pick(slots, places, out):  # type: ignore[no-untyped-def]
+    """Fill `out` with the slot of each row's string, by its place in a dictionary."""
     for row in range(out.size):
-        place = row if places is None else np.uint32(places[row])
-        out[row] = (hashes[place] * factor + salt) & mask
+        out[row] = slots[np.uint32(places[row])]
 
 
 @kernel
@@ -143,9 +142,11 @@ class Hash(_Hashed):
     ) -> None:
         del values
         for position, name in enumerate(self.columns):
-            (factor,), salt = mix_of(name, seed=self.seed)
-            hashes, places = columns[name].hashed
-            _pick(hashes, places, factor, salt, self.n_slots - 1, slots[:, position])
+            table, places = columns[name].slots(name, self.seed, self.n_slots)
+            if places is None:
+                slots[:, position] = table
+            else:
+                _pick(table, places, slots[:, position])
             if learn and self.count_collisions:
                 self._take_in(slots[:, position], position, columns[name].hashes, 0)
 
