@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from ml_core.arrays import location, present
 from ml_core.errors import InputError, nearest
@@ -161,6 +161,30 @@ def read_columns(rows: Rows, signature: Mapping[str, str], known: dict[str, Word
         array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
         columns[name] = _text(name, array, known) if kind == "string" else _numbers(name, array)
     return columns
+
+
+def read_targets(labels: ArrayLike, rows: int, n_classes: int) -> NDArray[np.float64]:
+    """Read and check the label of each row: 0 .. `n_classes` - 1, or a finite number where that is 0.
+
+    Raises
+    ------
+    InputError
+        There are more or fewer of them, or one is none of these.
+    """
+    try:
+        targets = np.asarray(labels, np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"expected labels that are numbers: {error}") from error
+    if targets.shape != (rows,):
+        raise InputError(f"expected a label for each of {rows} rows, found shape {targets.shape}")
+    valid = np.isfinite(targets)
+    if n_classes:
+        valid &= (targets == np.floor(targets)) & (targets >= 0) & (targets < n_classes)
+    if not valid.all():
+        wanted = f"0 .. {n_classes - 1}" if n_classes else "finite numbers"
+        row = np.flatnonzero(~valid)[0]
+        raise InputError(f"expected labels of {wanted}, found {targets[row]} in row {row}")
+    return targets
 
 
 def _text(name: str, array: Any, known: dict[str, Words]) -> Text:

@@ -1,11 +1,6 @@
-"""The entries of rows, a slot and a value each, as the stages lay them out side by side; and batches laid out ahead.
-
-The invariant: a batch laid out ahead, then learned, leaves the bits that learning it at once does.
-"""
+"""The entries of rows, a slot and a value each, as the stages lay them out side by side."""
 
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
-from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -15,7 +10,7 @@ from scipy import sparse
 from ml_core.learners.compiled import kernel
 from ml_core.learners.linear import Csr
 from ml_core.pipeline.columns import Columns
-from ml_core.pipeline.stages.base import Stage, State
+from ml_core.pipeline.stages.base import Stage
 
 Entries: TypeAlias = tuple[NDArray[np.int32], NDArray[np.float64]]
 """Slots and values of a batch, each of shape (n_rows, n_entries)."""
@@ -26,22 +21,6 @@ def _shift(slots, by):  # type: ignore[no-untyped-def]
     for row in range(slots.shape[0]):
         for entry in range(slots.shape[1]):
             slots[row, entry] += by
-
-
-@dataclass(frozen=True, slots=True)
-class Laid:
-    """A batch laid out ahead.
-
-    Attributes
-    ----------
-    entries : Entries
-        Whole but for those of the stages that have no state here.
-    states : mapping of int to State
-        By a stage's position, its state once it has learned the batch.
-    """
-
-    entries: Entries
-    states: Mapping[int, State]
 
 
 class Layout:
@@ -78,32 +57,6 @@ class Layout:
             stage.transform(columns, slots, values, learn=learn)
             if self.slot_bounds[position]:
                 _shift(slots, self.slot_bounds[position])
-
-
-class Ahead:
-    """Lays batches out ahead of the learner, as far as stages are light: copies of them go ahead of the model's own.
-
-    Parameters
-    ----------
-    layout : Layout
-    stages : sequence of Stage
-        The model's own.
-    """
-
-    def __init__(self, layout: Layout, stages: Sequence[Stage]) -> None:
-        self._layout = layout
-        self._stages = {position: deepcopy(stage) for position, stage in enumerate(stages) if stage.light}
-        self._used: list[Entries] = []
-
-    def laid(self, columns: Columns, rows: int) -> Laid:
-        """Lay the next batch out."""
-        entries = self._layout.blank(rows, self._used)
-        self._layout.fill(entries, columns, self._stages, learn=True)
-        return Laid(entries, {position: stage.state() for position, stage in self._stages.items()})
-
-    def learned(self, laid: Laid) -> None:
-        """Take the memory of a batch that has been learned for a later one."""
-        self._used.append(laid.entries)
 
 
 def as_csr(entries: Entries) -> Csr:

@@ -8,7 +8,7 @@ Parts of other libraries keep less of it, each as far as its library goes, and `
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -17,8 +17,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from ml_core.errors import InputError, ProjectError, StateError
 from ml_core.learners.linear import Csr
-from ml_core.pipeline.columns import Columns, Rows, Words, read_columns
-from ml_core.pipeline.entries import Ahead, Laid, Layout, as_csr, side_by_side
+from ml_core.pipeline.ahead import Ahead, Laid, read_ahead
+from ml_core.pipeline.columns import Columns, Rows, Words, read_columns, read_targets
+from ml_core.pipeline.entries import Layout, as_csr, side_by_side
 from ml_core.pipeline.estimator import build_head
 from ml_core.pipeline.graph import GraphWriter
 from ml_core.pipeline.rehearsal import rehearse
@@ -198,27 +199,11 @@ class PipelineModel:
         labels, scores : ndarray of float64
             Of each batch, in order.
         """
-        source = iter(batches)
-        ahead = None if self.foreign else Ahead(self._layout, self.stages)
-        known: dict[str, Words] = {}
-
-        def read() -> tuple[Columns, NDArray[np.float64], Laid | None] | None:
-            batch = next(source, None)
-            if batch is None:
-                return None
-            if label not in batch.schema.names:
-                raise InputError(f"expected a column {label!r} of labels, found {', '.join(batch.schema.names)}")
-            columns, targets = self._read(batch, batch.column(label).to_numpy(zero_copy_only=False), known)
-            return columns, targets, ahead.laid(columns, targets.size) if ahead else None
-
-        with ThreadPoolExecutor(1, thread_name_prefix="read-batches") as pool:
-            coming = pool.submit(read)
-            while (batch := coming.result()) is not None:
-                coming = pool.submit(read)
-                columns, targets, laid = batch
+        with closing(read_ahead(self._laid(batches, label))) as coming:
+            for columns, targets, laid in coming:
                 scores = self._learn(columns, targets, laid)
-                if ahead and laid:
-                    ahead.learned(laid)
+                if laid:
+                    laid.learned()
                 reached = self.n_trained
                 yield targets, scores
                 if self.n_trained != reached:
@@ -295,8 +280,18 @@ class PipelineModel:
         self, rows: Rows, labels: ArrayLike, known: dict[str, Words] | None = None
     ) -> tuple[Columns, NDArray[np.float64]]:
         """Check a batch and read its columns; changes nothing, so it may run ahead of learning."""
-        targets = self._targets(labels, rows.num_rows)
+        targets = read_targets(labels, rows.num_rows, self.head.n_classes)
         return read_columns(rows, self.signature, known), targets
+
+    def _laid(self, batches: Iterable[Rows], label: str) -> Iterator[tuple[Columns, NDArray[np.float64], Laid | None]]:
+        """Yield batches as they are read, checked and laid out; the model's state is left alone."""
+        ahead = None if self.foreign else Ahead(self._layout, self.stages)
+        known: dict[str, Words] = {}
+        for batch in batches:
+            if label not in batch.schema.names:
+                raise InputError(f"expected a column {label!r} of labels, found {', '.join(batch.schema.names)}")
+            columns, targets = self._read(batch, batch.column(label).to_numpy(zero_copy_only=False), known)
+            yield columns, targets, ahead.laid(columns, targets.size) if ahead else None
 
     def _learn(self, columns: Columns, targets: NDArray[np.float64], laid: Laid | None = None) -> NDArray[np.float64]:
         # only squared errors can diverge, and only libraries refuse, after the stages have taken the batch in
@@ -312,22 +307,6 @@ class PipelineModel:
             self.stages[position].restore(reached)
         self.n_trained += targets.size
         return scores
-
-    def _targets(self, labels: ArrayLike, rows: int) -> NDArray[np.float64]:
-        try:
-            targets = np.asarray(labels, np.float64)
-        except (TypeError, ValueError) as error:
-            raise InputError(f"expected labels that are numbers: {error}") from error
-        if targets.shape != (rows,):
-            raise InputError(f"expected a label for each of {rows} rows, found shape {targets.shape}")
-        valid = np.isfinite(targets)
-        if self.head.n_classes:
-            valid &= (targets == np.floor(targets)) & (targets >= 0) & (targets < self.head.n_classes)
-        if not valid.all():
-            wanted = f"0 .. {self.head.n_classes - 1}" if self.head.n_classes else "finite numbers"
-            row = np.flatnonzero(~valid)[0]
-            raise InputError(f"expected labels of {wanted}, found {targets[row]} in row {row}")
-        return targets
 
     def _entries(self, columns: Columns, rows: int, *, learn: bool, laid: Laid | None = None) -> Csr:
         """Return the rows as CSR arrays; the state adds the intercept."""
