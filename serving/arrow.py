@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from ml_core.errors import InputError, LimitError, MediaTypeError
 from serving.model import ServedModel
-from serving.rows import RowReader
 from serving.wire import Codec, Rows, Written, check_rows, columns_read, write_invocation
 
 MEDIA_TYPE: Final = b"application/vnd.apache.arrow.stream"
@@ -125,9 +124,9 @@ def _followed(content: bytes, at: int) -> int:
     return at + int(_OFFSET.unpack_from(content, at)[0])
 
 
-def _read(body: bytes, _: Mapping[bytes, bytes], rows: RowReader, most_rows: int) -> tuple[None, Rows]:
+def _read(body: bytes, _: Mapping[bytes, bytes], model: ServedModel, most_rows: int) -> tuple[None, Rows]:
     columns = read_stream(body, most_rows=most_rows)
-    for name in rows.signature:
+    for name in model.signature:
         if name in columns:
             _check_column(name, columns[name])
     return None, columns_read(columns)

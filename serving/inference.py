@@ -34,7 +34,9 @@ def codec(head: Mapping[bytes, bytes]) -> Codec:
     return _CODEC
 
 
-def _read(body: bytes, head: Mapping[bytes, bytes], rows: RowReader, most_rows: int) -> tuple[Mapping[str, Any], Rows]:
+def _read(
+    body: bytes, head: Mapping[bytes, bytes], model: ServedModel, most_rows: int
+) -> tuple[Mapping[str, Any], Rows]:
     length = head.get(JSON_LENGTH)
     if length is None:
         content, binary = read_json(body), b""
@@ -42,7 +44,7 @@ def _read(body: bytes, head: Mapping[bytes, bytes], rows: RowReader, most_rows: 
         if not length.isdigit() or len(length) > 12 or int(length) > len(body):  # noqa: PLR2004 - more is no length
             raise InputError("expected Inference-Header-Content-Length to be the length of the JSON in the body")
         content, binary = read_json(body[: int(length)]), body[int(length) :]
-    return content, read_inference(content, rows, most_rows=most_rows, binary=binary)
+    return content, read_inference(content, model.rows, most_rows=most_rows, binary=binary)
 
 
 def _write(

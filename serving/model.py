@@ -65,6 +65,11 @@ class ServedModel:
         return self.rows.signature
 
     @property
+    def by_bytes(self) -> bool:
+        """Whether columns may stay unread (`serving.scorer.unread`): their strings are found by their bytes."""
+        return self.scorers is not None and self.scorers.columns.by_bytes and not self.rows.refuse_extra
+
+    @property
     def trained_through(self) -> datetime | None:
         """When the newest example it has learned became known; None where its tags do not say."""
         told = self.ref.tags.get("trained_through")

@@ -66,13 +66,13 @@ class Codec:
     Attributes
     ----------
     read : callable
-        From the body, the head, the model's reader of rows and the most rows to what `write` has to know of the
-        request, and the rows; raises InputError or LimitError.
+        From the body, the head, the model and the most rows to what `write` has to know of the request, and the rows;
+        raises InputError or LimitError.
     write : callable
         From the scores, the model, what `read` gave and the head to content, media type and further headers.
     """
 
-    read: Callable[[bytes, Mapping[bytes, bytes], RowReader, int], tuple[Any, Rows]]
+    read: Callable[[bytes, Mapping[bytes, bytes], ServedModel, int], tuple[Any, Rows]]
     write: Callable[[NDArray[np.float32], ServedModel, Any, Mapping[bytes, bytes]], Written]
 
 
@@ -208,12 +208,13 @@ def check_json(head: Mapping[bytes, bytes]) -> None:
         )
 
 
-def _read_invocation(body: bytes, _: Mapping[bytes, bytes], rows: RowReader, most_rows: int) -> tuple[None, Rows]:
-    split = read_split(body, rows.signature, _SHAPES[1:]) if len(body) in _READ_BY_BYTES else None
-    if split is not None:
-        check_rows(split.rows, most_rows)
-        return None, columns_read(split)
-    return None, read_invocation(read_json(body), rows, most_rows=most_rows)
+def _read_invocation(body: bytes, _: Mapping[bytes, bytes], model: ServedModel, most_rows: int) -> tuple[None, Rows]:
+    if model.by_bytes and len(body) in _READ_BY_BYTES:
+        split = read_split(body, model.signature, _SHAPES[1:])
+        if split is not None:
+            check_rows(split.rows, most_rows)
+            return None, columns_read(split)
+    return None, read_invocation(read_json(body), model.rows, most_rows=most_rows)
 
 
 def _write_invocation(scores: NDArray[np.float32], *_: Any) -> Written:

@@ -177,9 +177,8 @@ def read_targets(labels: ArrayLike, rows: int, n_classes: int) -> NDArray[np.flo
         raise InputError(f"expected labels that are numbers: {error}") from error
     if targets.shape != (rows,):
         raise InputError(f"expected a label for each of {rows} rows, found shape {targets.shape}")
-    valid = np.isfinite(targets)
-    if n_classes:
-        valid &= (targets == np.floor(targets)) & (targets >= 0) & (targets < n_classes)
+    whole = (targets >= 0) & (targets < n_classes) & (targets == np.floor(targets))
+    valid = whole if n_classes else np.isfinite(targets)
     if not valid.all():
         wanted = f"0 .. {n_classes - 1}" if n_classes else "finite numbers"
         row = np.flatnonzero(~valid)[0]

@@ -116,7 +116,7 @@ class Scoring:
         model, role = served_by(self._follower), SERVED
         if self._challenger is not None and (canary := self._challenger.canary(model, head.get(KEY_HEADER))):
             model, role = canary, CANARY
-        asked, rows = codec.read(body, head, model.rows, self._limits.rows)
+        asked, rows = codec.read(body, head, model, self._limits.rows)
         parsed = perf_counter()
         scores = rows[0](model, rows[1])
         scored = perf_counter()

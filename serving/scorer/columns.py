@@ -57,6 +57,11 @@ class ColumnScorer:
         }
         self._number_terms = NumberTerms(self._numbers, total.terms)
 
+    @property
+    def by_bytes(self) -> bool:
+        """Whether strings are found by their bytes: not where what they are worth hangs on another column."""
+        return not self._paired
+
     def score(self, columns: Mapping[str, Any]) -> NDArray[np.float32] | None:
         """Return the score of each row; None where they do not fit, and the graph's way of reading them says why.
 
@@ -66,7 +71,7 @@ class ColumnScorer:
             A number does not fit its column.
         """
         try:
-            if isinstance(columns, Unread) and not self._paired:
+            if isinstance(columns, Unread) and self.by_bytes:
                 margin = self._of_unread(columns)
             else:
                 margin = self._of_columns(columns)

@@ -1,14 +1,18 @@
 """A large body read by its bytes is what orjson reads, or is left to it."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import orjson
+import pyarrow as pa
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from ml_core.pipeline import PipelineModel
+from ml_core.project import PipelineSettings
 from serving.http import Sidecar
 from serving.rows import EXACT_INTEGER
 from serving.settings import Limits
@@ -198,18 +202,40 @@ def test_whatever_is_read_by_its_bytes_is_what_orjson_reads(rows: Any, spaced: b
         assert not plain, "a plain body has to be read by its bytes"
 
 
-def test_a_large_body_gets_the_scores_that_its_rows_get(follower: Any) -> None:
-    """By its bytes, by orjson because one string has a comma, and row by row."""
+def linear_graph() -> bytes:
+    """Return the graph of a small pipeline whose scores are sums over columns."""
+    stages = (
+        {"stage": "hash", "columns": ["carrier", "origin"], "bits": 8},
+        {"stage": "standardise", "columns": ["delay", "hour"]},
+    )
+    model = PipelineModel.build(PipelineSettings(stages=stages, estimator={"name": "FTRLClassifier"}), SIGNATURE)
+    count = np.arange(200)
+    columns = {"carrier": [f"c{n % 50}" for n in count], "origin": ["EWR", "JFK"] * 100, "delay": count, "hour": count}
+    model.learn(pa.table(columns), count % 3 == 0)
+    return model.to_onnx()
+
+
+def test_a_large_body_gets_the_scores_that_its_rows_get(follower: Any, registry: Any) -> None:
+    """By its bytes; by orjson because one string has a comma, or the model has only its graph; and row by row."""
+    registry.add(8, graph=linear_graph())
+    registry.promote(8)
+    follower.step()
     rows = [{**ROW, "carrier": f"c{n % 50}", "delay": n / 7} for n in range(1000)] + [OTHER]
     data = [[row[name] for name in NAMES] for row in rows]
     plain, odd = body(written(data)), body(written([*data, [1, ",", 2, "x"]]))
-    assert isinstance(json_codec({}).read(plain, {}, follower.current.rows, 10_000)[1][1], SplitBody)
-    assert not isinstance(json_codec({}).read(odd, {}, follower.current.rows, 10_000)[1][1], SplitBody)
-    expected = scores_of(follower, *rows)
+    by_its_graph, one_by_one = replace(follower.current, scorers=None), scores_of(follower, *rows)
+    for content, model, by_bytes in (
+        (plain, follower.current, True),
+        (odd, follower.current, False),
+        (plain, by_its_graph, False),
+    ):
+        read = json_codec({}).read(content, {}, model, 10_000)[1]
+        assert isinstance(read[1], SplitBody) == by_bytes
+        np.testing.assert_allclose(read[0](model, read[1])[: len(rows)], one_by_one, rtol=0, atol=1e-6)
     for content in (plain, odd):
         status, _, answer = ask_application(Sidecar(follower), "/invocations", content)
         assert status == 200
-        np.testing.assert_allclose(answer["predictions"][: len(rows)], expected, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(answer["predictions"][: len(rows)], one_by_one, rtol=0, atol=1e-6)
 
 
 def test_a_large_body_is_refused_like_a_small_one(follower: Any) -> None:
