@@ -18,5 +18,6 @@ def present(array: Any) -> NDArray[np.uint8] | None:
     """Return 1 for each value of an Arrow array and 0 for each null, shape (n,); None where it has no null."""
     if not array.null_count:
         return None
-    bits = np.unpackbits(np.frombuffer(array.buffers()[0], np.uint8), bitorder="little")
-    return bits[array.offset : array.offset + len(array)]
+    first, last = array.offset // 8, (array.offset + len(array) + 7) // 8  # its own bytes, of a slice of a long array
+    bits = np.unpackbits(np.frombuffer(array.buffers()[0], np.uint8)[first:last], bitorder="little")
+    return bits[array.offset % 8 :][: len(array)]

@@ -220,6 +220,10 @@ class FeatureStore:
         """Return a sha256 over the feature definition: a version trained under another cannot be continued."""
         return hashlib.sha256(self._sql().encode()).hexdigest()
 
+    def built_by(self) -> str:
+        """Return the fingerprint of the definition that the stored rows were built by, which may be edited since."""
+        return self.progress().features or self.fingerprint()
+
     # -- inside --------------------------------------------------------------------------------------------------
 
     def _rebuild(self, connection: duckdb.DuckDBPyConnection, partitions: Collection[str], until: datetime) -> None:

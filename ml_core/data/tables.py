@@ -228,10 +228,9 @@ def read_features(connection: Connection, start: datetime, end: datetime) -> pa.
 
 def feature_schema(connection: Connection) -> dict[str, str]:
     """Return the feature columns by name, each ``string`` or ``float``."""
-    try:
-        described = connection.execute("describe features").fetchall()
-    except duckdb.CatalogException as error:
-        raise FeatureError("expected a feature table, found none; ingest facts of every partition first") from error
+    if not exists(connection, "features"):
+        raise FeatureError("expected a feature table, found none; ingest facts of every partition first")
+    described = connection.execute("describe features").fetchall()
     kinds = {_CATEGORICAL: "string", NUMERIC: "float"}
     return {row[0]: kinds[row[1]] for row in described if row[0] not in {"key", "request_time"}}
 

@@ -76,8 +76,9 @@ class Dictionaries:
         query = 'select "column", max(code) as held from words group by "column"'
         held = dict(connection.execute(query).fetchall()) if columns else {}
         whole = sorted(name for name in columns if held.get(name, 0) <= rows)
-        some = f' where "column" in ({", ".join("?" * len(whole)) or "null"})' if len(whole) < len(held) else ""
-        words = connection.sql(f'select "column", code, word from words{some}', params=whole if some else None)  # noqa: S608 - marks
+        every = held.keys() <= set(whole)
+        some = "" if every else f' where "column" in ({", ".join("?" * len(whole)) or "null"})'
+        words = connection.sql(f'select "column", code, word from words{some}', params=None if every else whole)  # noqa: S608 - marks
         # Arrow sorts them in half a millisecond, which takes DuckDB two
         ordered = words.to_arrow_table().sort_by([("column", "ascending"), ("code", "ascending")]).column("word")
         bounds = np.cumsum([0, *(held.get(name, 0) for name in whole)]).tolist()
@@ -90,7 +91,7 @@ class Dictionaries:
         """Return `rows` with the codes of the columns as Arrow dictionaries."""
         arrays = dict(zip(rows.schema.names, rows.columns, strict=True))
         for name in self._columns:
-            codes, dictionary = arrays[name].view(pa.int32()), self._whole.get(name)
+            codes, dictionary = arrays[name].fill_null(0).view(pa.int32()), self._whole.get(name)
             if dictionary is None:
                 places, dictionary = self._occurring(name, arrays[name].to_numpy())
                 codes = pa.array(places.astype(np.int32))

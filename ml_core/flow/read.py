@@ -240,8 +240,9 @@ class ClientReader:
         """Return the version an address points at."""
         found = self._find(address)
         if address.stage is not None and serving not in {None, found.version}:
-            served = self._find(ModelAddress(address.flow, version=serving))
-            return served if served.stage == address.stage else found
+            with suppress(VersionNotFoundError):  # retention has deleted it
+                served = self._find(ModelAddress(address.flow, version=serving))
+                return served if served.stage == address.stage else found
         return found
 
     def download(self, ref: VersionRef, directory: Path) -> Path:
@@ -262,7 +263,8 @@ class ClientReader:
             else:
                 found = self._standing(address.flow, str(address.stage))
         except MlflowException as error:
-            raise VersionNotFoundError(f"{self._uri}: {error}") from error
+            busy = error.error_code == "TEMPORARILY_UNAVAILABLE"
+            raise (RegistryDownError if busy else VersionNotFoundError)(f"{self._uri}: {error}") from error
         return VersionRef(found.name, int(found.version), str(found.current_stage), str(found.source), dict(found.tags))
 
     def _standing(self, flow: str, stage: str) -> Any:

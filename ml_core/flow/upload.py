@@ -68,11 +68,10 @@ def finish_interrupted(shelf: Shelf, flow: str, *, now: datetime) -> list[str]:
             continue
         run_id = run.info.run_id
         version = shelf.version_of_run(run_id)
-        status = "FAILED" if version is None else "FINISHED"
-        shelf.ask(lambda run_id=run_id, status=status: shelf.client.set_terminated(run_id, status))  # type: ignore[misc]
         if version is None:
-            shelf.delete_run(run_id)
+            shelf.delete_run(run_id)  # as it is: one that is marked as failed would not be looked at again
             done.append(f"deleted run {run_id}, whose publisher ended before it registered a version")
         else:
+            shelf.ask(lambda run_id=run_id: shelf.client.set_terminated(run_id, "FINISHED"))  # type: ignore[misc]
             done.append(f"closed run {run_id} of version {version.version}, whose publisher ended before it did")
     return done

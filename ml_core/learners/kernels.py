@@ -1,8 +1,9 @@
 """The compiled kernels of the learners: everything that runs once per row.
 
 They stand in one file because the compiler's cache on disk looks at the time stamp of a kernel's own file only: a
-kernel that called into another file would go on with the old version of it. All release the GIL, none allocates per
-row, and sums run in the order of a row's entries, the intercept last.
+kernel that called into another file would go on with the old version of it, as they do with `prefetch`, which changes
+no result. All release the GIL, none allocates per row, and sums run in the order of a row's entries, the intercept
+last.
 
 What a coordinate remembers is a *cell* of `STATE_WIDTH[rule]` neighbouring numbers, its weight first, so that scoring
 reads one number whatever the rule. Under ``ftrl`` a cell is (w, z, n, root of n): the first and the last follow from

@@ -132,7 +132,8 @@ class LinearState:
             damping = (beta + np.sqrt(seen)) / alpha + l2
             if (damping[weights != 0] == 0).any():
                 raise InputError("expected beta, l2 or n above zero where a weight is to be held, found all zero")
-            memory[..., 1], memory[..., 2] = -weights * damping - np.sign(weights) * l1, seen
+            # without a negative zero, which adding nothing would make a positive one
+            memory[..., 1], memory[..., 2] = -weights * damping - np.sign(weights) * l1 + 0.0, seen
         elif self.rule == "adagrad":
             memory[..., 1] = seen
         self.memory = memory

@@ -50,15 +50,9 @@ class Words:
 
     @classmethod
     def of(cls, source: Any) -> "Words":
-        """Read a dictionary, whose strings are distinct but for null and ""."""
-        array = source.cast(pa.large_string())
-        if not array.null_count:
-            return cls(source, array)
-        filled = pc.fill_null(array, "")
-        if array.null_count == 1 and pc.index(array, "").as_py() < 0:
-            return cls(source, filled)
-        merged = filled.dictionary_encode()
-        return cls(source, merged.dictionary, merged.indices)
+        """Read a dictionary, whose strings need not be distinct."""
+        merged = pc.fill_null(source.cast(pa.large_string()), "").dictionary_encode()
+        return cls(source, merged.dictionary, merged.indices if len(merged.dictionary) < len(source) else None)
 
     def are_of(self, source: Any) -> bool:
         """Say whether these are the strings of a dictionary, by where it lies: batches of one table share theirs."""
@@ -229,7 +223,8 @@ def _coded(name: str, places: Any, words: Words) -> Text:
 def _numbers(name: str, array: Any) -> NDArray[np.float32]:
     kind = array.type
     if kind != _FLOAT:
-        if not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or kind in {pa.bool_(), pa.null()}):
+        known = pa.types.is_floating(kind) or pa.types.is_integer(kind)
+        if not (known or pa.types.is_boolean(kind) or pa.types.is_null(kind)):
             raise InputError(f"expected numbers in column {name!r}, found {kind}")
         array = (array.cast(pa.int8()) if kind == pa.bool_() else array).cast(_FLOAT, safe=False)
     there = present(array)

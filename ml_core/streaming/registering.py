@@ -101,6 +101,6 @@ class Registrar:
         batches = self._store.example_batches(evidence.first, evidence.next)
         scored = replace(evidence, parent_scores=np.concatenate([parent.predict(batch) for batch in batches]))
         way = way_of(self._flow, model)
-        trained = Trained("stream", way, base.version, position.watermark, model, scored)
+        trained = Trained("stream", way, base.version, position.watermark, model, scored, base.feature_fingerprint)
         version = publish(self._flow, self._store, self._registry, trained, tags={})
         return version, judge_and_promote(self._flow, self._registry, version)

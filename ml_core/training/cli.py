@@ -12,7 +12,7 @@ import typer
 from ml_core.clock import SystemClock, as_interval
 from ml_core.data.ingest import take_in_all
 from ml_core.data.store import FeatureStore
-from ml_core.errors import ProjectError, VersionNotFoundError
+from ml_core.errors import ProjectError, PromotionError, VersionNotFoundError
 from ml_core.flow.cli import AsJson, FlowName, chosen, opened, print_rows
 from ml_core.flow.moving import say
 from ml_core.flow.registry import registry_of
@@ -21,7 +21,7 @@ from ml_core.training.answers import Answers, table
 from ml_core.training.card import CARD_FILE, files_of
 from ml_core.training.freshness import freshness as sync_intervals
 from ml_core.training.full import train_full
-from ml_core.training.gate import judge_and_promote
+from ml_core.training.rebasing import settle
 from ml_core.training.reproducing import reproduce as again
 from ml_core.training.tasks import listed
 from ml_core.training.trying import try_flow
@@ -61,15 +61,17 @@ def run(
     typer.echo(f"{flow}: training; {store.progress().next_example:,} examples are labelled ...", err=True)
     version = train_full(found, store, registry)
     typer.echo(f"{flow}: judging version {version.version} ...", err=True)
-    verdict = judge_and_promote(found, registry, version)
+    version, verdict = settle(found, store, registry, version)
     if as_json:
         typer.echo(json.dumps({"version": version.version, "verdict": json.loads(verdict.to_json())}))
-        return
-    typer.echo(f"{flow}: version {version.version} learned {version.watermark:,} examples: {listed(version.metrics)}")
-    if verdict.accepted:
-        typer.echo(f"it is in Production: modelflow serve {found.address} --tracking-uri {project.tracking_uri}")
     else:
-        typer.echo(f"the gate refused it: {'; '.join(verdict.reasons)}")
+        learned = f"learned {version.watermark:,} examples: {listed(version.metrics)}"
+        typer.echo(f"{flow}: version {version.version} {learned}")
+        if verdict.accepted:
+            typer.echo(f"it is in Production: modelflow serve {found.address} --tracking-uri {project.tracking_uri}")
+        else:
+            typer.echo(f"the gate refused it: {'; '.join(verdict.reasons)}")
+    if not verdict.accepted:
         raise typer.Exit(1)
 
 
@@ -237,13 +239,19 @@ def promote(
     if force:
         say(registry.force_promote(flow, version, reason=reason), as_json=as_json)
         return
-    found = registry.version(flow, version)
-    if found.stage != "Production":
-        project = load_project()
-        store = FeatureStore(project.flow(flow), root=project.root, home=project.home)
-        judge_and_promote(project.flow(flow), registry, found, Answers(project.flow(flow), store))
-    entry = registry.ledger.last(flow)
-    say(entry, as_json=as_json)
-    if entry.kind == "refuse":
-        typer.echo(f"the gate refused it: {entry.why}", err=True)
+    found, ledger = registry.version(flow, version), registry.ledger
+    if found.stage == "Production":
+        say(ledger.became(flow, version), as_json=as_json)
+        return
+    if ledger.served(flow, version):
+        raise PromotionError(
+            f"{flow}: version {version} has served before and is not judged again; to serve it again:"
+            f" modelflow rollback {flow} --to {version} --reason ..."
+        )
+    project = load_project()
+    store = FeatureStore(project.flow(flow), root=project.root, home=project.home)
+    judged, verdict = settle(project.flow(flow), store, registry, found)
+    say(next(entry for entry in reversed(ledger.entries(flow)) if entry.version == judged.version), as_json=as_json)
+    if not verdict.accepted:
+        typer.echo(f"the gate refused it: {'; '.join(verdict.reasons)}", err=True)
         raise typer.Exit(1)

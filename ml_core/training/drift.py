@@ -86,6 +86,10 @@ def find_drift(flow: Flow, store: FeatureStore, registry: Registry) -> list[Drif
     if head is None or clock is None:
         return [Drift(name, passed=True, said=f"{flow.name} has no version yet") for name in CHECKS]
     lineage = _lineage(registry, head)
+    if head.feature_fingerprint != store.built_by():
+        said = f"the features changed since version {head.version} was trained; its full training is due"
+        found = [Drift(name, passed=True, said=said) for name in CHECKS[:2]]
+        return [*found, loss_drift(flow, _evidence(registry, lineage), since=lineage[-1].watermark)]
     learned = lineage[-1].trained_through
     before = store.feature_rows(learned - flow.drift.reference, learned)
     recent = store.feature_rows(max(learned, clock - flow.drift.recent), clock)

@@ -38,7 +38,9 @@ def train_full(
     Raises
     ------
     DataError
-        The window holds no labelled example.
+        The window holds no labelled example, or the store not what the head has learned.
+    StateError
+        The features were edited, and built anew, meanwhile.
     ProjectError, ExportError
         The pipeline cannot be built, continued as the flow wants it, or exported, or its estimator is none for the
         flow's labels; the part in the way is named.
@@ -55,11 +57,15 @@ def train_full(
             f"{flow.name}: expected labelled examples in the training window, found none at offsets [{first}, {stop});"
             " ingest facts first, or widen full_training.window"
         )
+    features, head = store.built_by(), registry.head(flow.name)
+    if head is not None:
+        passes.check_reach(flow, store, head)
     model = passes.build(flow, store)
     with passes.refusals_of(flow, model, store, first, progress.next_example):
         model, said = passes.begin(flow, model, store, first, stop)
         evidence = [said]
         while (head := registry.head(flow.name)) is not None and head.watermark > stop:
+            passes.check_reach(flow, store, head)
             model, said = passes.advance(flow, model, store, first, stop, head.watermark)
             evidence.append(said)
             stop = head.watermark
@@ -70,5 +76,6 @@ def train_full(
         watermark=stop,
         model=model,
         evidence=passes.joined(evidence),
+        features=features,
     )
     return publish(flow, store, registry, trained, tags=passes.tags_of(flow) | dict(tags or {}))

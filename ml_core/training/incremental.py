@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml_core.data.store import FeatureStore
-from ml_core.errors import ProjectError, RegistryError, StateError
+from ml_core.errors import ProjectError, RegistryError
 from ml_core.flow.package import STATE, Package, as_feed
 from ml_core.flow.registry import Registry
 from ml_core.flow.version import ModelVersion
@@ -38,26 +38,25 @@ def train_increment(
         The flow has no version to continue.
     PackageError
         The head's package is not whole.
+    DataError
+        The store does not hold what the head has learned.
     StateError
         The pipeline or the features changed since the head was trained: only a full training can follow.
     """
     head = registry.head(flow.name)
     if head is None:
         raise RegistryError(f"{flow.name} has no version to continue; run its full training first")
+    passes.check_reach(flow, store, head)
     stop = store.progress().next_example
     first = head.next_example  # its watermark, unless a rollback skips examples
     if stop <= first:
         return None
-    if head.feature_fingerprint != store.fingerprint():
-        raise StateError(
-            f"{flow.name}: version {head.version} was trained on features {head.feature_fingerprint[:12]}, the feature"
-            f" table is now {store.fingerprint()[:12]}; run the full training"
-        )
+    passes.check_features(flow, store, head)
     with registry.proved(head) as package:
         continues = flow.incremental_training.policy == "continue"
         model, evidence = (_continue if continues else _refit)(flow, store, package, first, stop)
     way = passes.way_of(flow, model)
-    trained = Trained("incremental", way=way, parent=head.version, watermark=stop, model=model, evidence=evidence)
+    trained = Trained("incremental", way, head.version, stop, model, evidence, head.feature_fingerprint)
     return publish(flow, store, registry, trained, tags=passes.tags_of(flow) | dict(tags or {}))
 
 

@@ -46,7 +46,14 @@ def roll_back_if_worse(flow: Flow, store: FeatureStore, registry: Registry) -> E
     if why is None:
         return None
     try:
-        return registry.rollback(flow.name, why=why, to=before.version, expected_champion=champion.version, who=WHO)
+        return registry.rollback(
+            flow.name,
+            why=why,
+            to=before.version,
+            resume_at=before.resume_at,  # what a person left out stays so
+            expected_champion=champion.version,
+            who=WHO,
+        )
     except HeadMovedError:
         return None  # somebody moved the flow meanwhile; what serves now is not what was measured
 

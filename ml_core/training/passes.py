@@ -11,7 +11,8 @@ from contextlib import contextmanager
 import numpy as np
 
 from ml_core.data.store import FeatureStore
-from ml_core.errors import InputError, ProjectError
+from ml_core.errors import DataError, InputError, ProjectError, StateError
+from ml_core.flow.version import ModelVersion
 from ml_core.pipeline import PipelineModel
 from ml_core.project import Flow
 from ml_core.training import spark
@@ -50,6 +51,26 @@ def way_of(flow: Flow, model: PipelineModel) -> str:
 def tags_of(flow: Flow) -> dict[str, str]:
     """Return what a version says of how it was trained, where that was on Spark."""
     return {} if flow.spark_training is None else {"spark_training": flow.spark_training.mode}
+
+
+def check_reach(flow: Flow, store: FeatureStore, head: ModelVersion) -> None:
+    """Raise DataError where the store does not hold what the head has learned."""
+    held = store.progress().next_example
+    if head.watermark > held:
+        raise DataError(
+            f"{flow.name}: version {head.version} has learned {head.watermark} examples, the store holds {held};"
+            " is MODELFLOW_HOME the one it was trained in?"
+        )
+
+
+def check_features(flow: Flow, store: FeatureStore, version: ModelVersion) -> None:
+    """Raise StateError where a version was trained on other features than are defined, or stored, now."""
+    for found in (store.fingerprint(), store.built_by()):
+        if found != version.feature_fingerprint:
+            raise StateError(
+                f"{flow.name}: version {version.version} was trained on features {version.feature_fingerprint[:12]},"
+                f" the feature table is now {found[:12]}; run the full training"
+            )
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from ml_core.data.store import FeatureStore
 from ml_core.disk import room_for
+from ml_core.errors import StateError
 from ml_core.flow.package import write_package
 from ml_core.flow.registry import Registry
 from ml_core.flow.version import ModelVersion
@@ -41,6 +42,8 @@ class Trained:
         The version whose state it continued.
     watermark : int
         The offset of the next example to learn.
+    features : str
+        The fingerprint of the features it was trained on, as they were when it began.
     """
 
     kind: str
@@ -49,12 +52,24 @@ class Trained:
     watermark: int
     model: PipelineModel
     evidence: ScoredSlice
+    features: str
 
 
 def publish(
     flow: Flow, store: FeatureStore, registry: Registry, trained: Trained, *, tags: Mapping[str, str]
 ) -> ModelVersion:
-    """Register `trained` as a new version of `flow`, in no stage yet."""
+    """Register `trained` as a new version of `flow`, in no stage yet.
+
+    Raises
+    ------
+    StateError
+        The stored features were built anew, by another definition, while it was trained.
+    """
+    if store.built_by() != trained.features:
+        raise StateError(
+            f"{flow.name}: expected the features {trained.features[:12]}, which this training began with, found"
+            f" {store.built_by()[:12]}: they were edited meanwhile; run the full training"
+        )
     last = store.examples(max(trained.watermark - ROWS, 0), trained.watermark)
     start = trained.evidence.first
     first = store.examples(start, start + 1).column("labelled_at")
@@ -64,7 +79,7 @@ def publish(
         "parent": "" if trained.parent is None else str(trained.parent),
         "watermark": f'{{"examples": {trained.watermark}}}',
         "trained_through": last.column("labelled_at")[-1].as_py().isoformat(),
-        "feature_fingerprint": store.fingerprint(),
+        "feature_fingerprint": trained.features,
         "pipeline_fingerprint": flow.pipeline.fingerprint,
         "rows_learned": str(trained.model.n_trained),
     }
@@ -77,7 +92,7 @@ def publish(
         evaluation.mkdir()
         trained.evidence.save(evaluation)
         facts.save(evaluation)
-        pack(trained.model, last, package, feature_fingerprint=own_tags["feature_fingerprint"])
+        pack(trained.model, last, package, feature_fingerprint=trained.features)
         version = registry.publish(
             flow.name,
             package,

@@ -8,7 +8,7 @@ the examples it has not seen, from its own state, and the version that results i
 from collections.abc import Mapping
 
 from ml_core.data.store import FeatureStore
-from ml_core.errors import HeadMovedError, StateError
+from ml_core.errors import HeadMovedError
 from ml_core.flow.package import STATE
 from ml_core.flow.registry import Registry
 from ml_core.flow.verdict import Verdict
@@ -44,11 +44,15 @@ def settle(
     ------
     HeadMovedError
         Others were faster ten times in a row.
+    DataError
+        The store does not hold the examples that a full retrain has to catch up with.
     StateError
         The features changed since a full retrain that has to catch up was trained.
     """
     for _ in range(_ATTEMPTS):
         head = registry.head(flow.name)
+        if head is not None and head.version == version.version:  # somebody else judged it meanwhile
+            return version, head.verdict or _serves(head)
         if head is None or not left_behind(version, head):
             try:
                 return version, judge_and_promote(flow, registry, version, Answers(flow, store))
@@ -64,8 +68,6 @@ def settle(
 
 def left_behind(version: ModelVersion, head: ModelVersion) -> bool:
     """Say whether promoting `version` in place of `head` would lose examples that were learned."""
-    if version.version == head.version:
-        return False
     return version.watermark < head.watermark if version.kind == "full" else version.parent != head.version
 
 
@@ -83,11 +85,7 @@ def catch_up(
     The weights are those of a retrain that had ended at `stop` in the first place, and so is the evidence; a
     retrain that was averaged is continued in order. What is fitted in batch is fitted anew.
     """
-    if version.feature_fingerprint != store.fingerprint():
-        raise StateError(
-            f"{flow.name}: version {version.version} was trained on features {version.feature_fingerprint[:12]}, the"
-            f" feature table is now {store.fingerprint()[:12]}; run the full training"
-        )
+    passes.check_features(flow, store, version)
     if flow.incremental_training.policy == "refit":
         return train_full(flow, store, registry, tags=tags)
     with registry.proved(version) as package:
@@ -98,7 +96,7 @@ def catch_up(
     evidence = passes.joined([before, passes.learn(model, store, version.watermark, stop)])
     way = version.way if model.way == "online" else model.way  # one that was averaged stays so
     mode = {"spark_training": "average"} if way != model.way else {}
-    trained = Trained(kind="full", way=way, parent=None, watermark=stop, model=model, evidence=evidence)
+    trained = Trained("full", way, None, stop, model, evidence, version.feature_fingerprint)
     return publish(flow, store, registry, trained, tags=mode | dict(tags or {}))
 
 
@@ -113,6 +111,7 @@ def _rebase(
 ) -> ModelVersion | None:
     """Return the version that takes the place of one that was left behind, which is archived; None for none."""
     if version.kind == "full":
+        passes.check_reach(flow, store, head)
         caught_up = catch_up(flow, store, registry, version, stop=head.watermark, tags=tags)
         _supersede(registry, version, head, f"version {caught_up.version}")
         return caught_up
@@ -124,6 +123,11 @@ def _supersede(registry: Registry, version: ModelVersion, head: ModelVersion, by
     verdict = _superseded(version, head, by)
     registry.refuse(version.flow, version.version, verdict=verdict)
     tell(registry, version, verdict)
+
+
+def _serves(head: ModelVersion) -> Verdict:
+    reason = f"version {head.version} is in Production already"
+    return Verdict(accepted=True, policy="in production", rows=0, reasons=(reason,), figures={})
 
 
 def _superseded(version: ModelVersion, head: ModelVersion, by: str) -> Verdict:

@@ -4,10 +4,12 @@ from itertools import pairwise
 
 import duckdb
 import pyarrow as pa
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ml_core.data import words
+from ml_core.errors import FeatureError
 
 _STRINGS = st.one_of(st.none(), st.sampled_from(["", "UA", "AA", "Zürich ✈", "N1"]), st.text(max_size=4))
 _ROWS = st.lists(st.tuples(_STRINGS, _STRINGS), min_size=1, max_size=30)
@@ -48,3 +50,27 @@ def test_a_few_rows_of_many_words_come_with_those_words_alone(
         for name in columns:
             dictionary = attached.column(name).dictionary
             assert len(dictionary) <= coded.num_rows + 1
+
+
+def test_a_column_without_words_beside_one_of_too_many_leaves_the_others_theirs() -> None:
+    """As many columns are read whole as have words, but not the same ones."""
+    count = 30
+    table = pa.table(
+        {
+            "empty": pa.nulls(count, pa.string()),
+            "many": [f"m{number}" for number in range(count)],
+            "some": [f"s{number % 3}" for number in range(count)],
+        }
+    )
+    with duckdb.connect() as connection:
+        coded = words.encode(connection, table, table.column_names).combine_chunks().to_batches()[0].slice(20, 5)
+        attached = words.Dictionaries(connection, table.column_names, coded.num_rows).attach(coded)
+        assert words.decoded(pa.Table.from_batches([attached])).equals(table.slice(20, 5))
+
+
+def test_a_code_without_its_word_is_told_as_a_damaged_store() -> None:
+    with duckdb.connect() as connection:
+        coded = words.encode(connection, pa.table({"shop": ["a", "b"]}), ["shop"])
+        connection.execute("delete from words where code = 2")
+        with pytest.raises(FeatureError, match=r"codes of 'shop' below 2.*restore a backup"):
+            words.Dictionaries(connection, ["shop"], 2).attach(coded.to_batches()[0])

@@ -174,3 +174,13 @@ def test_a_forced_promotion_needs_force_and_reason_together(registry: Registry) 
     assert stages(registry)[3] == "Production"
     (entry,) = asked("promote", "shop", "4", "--force", "--reason", "it prices skis")
     assert (entry["champion"], entry["forced"], entry["why"]) == (4, True, "it prices skis")
+
+
+def test_what_serves_or_has_served_is_not_judged_again(registry: Registry) -> None:
+    """Its accepted verdict would be replaced by a refusal, or the newest refusal be told of as its own."""
+    (entry,) = asked("promote", "shop", "3")
+    assert (entry["kind"], entry["champion"]) == ("promote", 3)
+    run("promote", "shop", "2", code=1)
+    verdict = registry.version("shop", 2).verdict
+    assert verdict is not None
+    assert verdict.accepted

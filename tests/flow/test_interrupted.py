@@ -23,6 +23,7 @@ from ml_core.clock import ManualClock
 from ml_core.flow.ledger import LEASE, Ledger
 from ml_core.flow.read import ModelAddress, open_registry
 from ml_core.flow.registry import Registry
+from ml_core.flow.upload import _PATIENCE, _PUBLISHER, finish_interrupted
 from ml_core.flow.verdict import Verdict
 from ml_core.flow.version import ModelVersion
 from tests.flow.conftest import ACCEPTED, aliases, stages
@@ -256,3 +257,21 @@ def test_a_process_that_wakes_up_after_its_lease_changes_nothing_more(
     assert stages(sleeper) == {1: "Production", 2: "Archived"}
     kinds = [entry.kind for entry in sleeper.ledger.entries("shop")]
     assert kinds == ["promote", "promote", "rollback"]
+
+
+def test_a_run_whose_deletion_fails_is_deleted_the_next_time(sqlite: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Marked as failed beforehand it would not be looked at again, and its artifacts would stay for good."""
+    shelf, later = Registry(sqlite)._shelf, datetime.now(UTC) + 2 * _PATIENCE
+    run = shelf.client.create_run(shelf.experiment("shop"), tags={_PUBLISHER: "elsewhere:1:1"})
+    deleting = shelf.delete_run
+
+    def dying(_: str) -> None:
+        raise Died
+
+    monkeypatch.setattr(shelf, "delete_run", dying)
+    with pytest.raises(Died):
+        finish_interrupted(shelf, "shop", now=later)
+    monkeypatch.setattr(shelf, "delete_run", deleting)
+    (done,) = finish_interrupted(shelf, "shop", now=later)
+    assert run.info.run_id in done
+    assert shelf.client.get_run(run.info.run_id).info.lifecycle_stage == "deleted"

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from ml_core.errors import RegistryDownError
-from ml_core.flow.read import ModelAddress, RestReader
+from ml_core.flow.read import ModelAddress, RestReader, open_registry
+from ml_core.flow.registry import Registry
+from tests.flow.conftest import ACCEPTED
 
 VERSION = {"name": "f", "version": "3", "current_stage": "Production", "source": "mlflow-artifacts:/3", "tags": []}
 ADDRESS = ModelAddress.parse("models:/f@champion")
@@ -77,3 +79,14 @@ def test_a_stage_that_its_alias_does_not_name_is_doubted_once() -> None:
     address = ModelAddress.parse("models:/f/Production")
     assert [reader.resolve(address, serving=7).version for _ in range(5)] == [7, 8, 8, 8, 8]
     assert reader.resolve(address, serving=8).version == 8
+
+
+def test_a_reader_of_a_file_goes_on_where_the_version_it_serves_was_deleted(sqlite: str, publish: Any) -> None:
+    """A follower that slept while retention went by would else never follow again."""
+    registry = Registry(sqlite)
+    for number in (1, 2):
+        publish(registry, number, parent=number - 1 or None)
+    registry.promote("shop", 1, verdict=ACCEPTED, expected_champion=None)
+    registry.delete("shop", [registry.version("shop", 2)], why="retention")
+    found = open_registry(sqlite).resolve(ModelAddress("shop", stage="Production"), serving=2)
+    assert found.version == 1

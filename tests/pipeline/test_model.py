@@ -338,7 +338,7 @@ def test_how_strings_are_stored_is_not_information(kind):
     assert other.state_digest() == model.state_digest()
 
 
-@pytest.mark.parametrize("words", [["a", None, ""], [None, "a"], ["a", ""], ["a"]])
+@pytest.mark.parametrize("words", [["a", None, ""], [None, "a"], ["a", ""], ["a"], ["a", "a", None], ["a", "a"]])
 def test_a_missing_string_of_a_dictionary_is_the_empty_one(words):
     """It may be missing among the places, among the words, or both, beside an empty word or without one."""
     stored = pa.DictionaryArray.from_arrays(pa.array([0, None, len(words) - 1, 0], pa.int8()), pa.array(words))
@@ -347,6 +347,13 @@ def test_a_missing_string_of_a_dictionary_is_the_empty_one(words):
     assert [text.distinct[code] for code in text.codes] == expected
     assert text.hashes.tolist() == hash_strings(pa.array(expected, pa.large_string())).tolist()
     assert len(set(text.distinct)) == len(text.distinct)
+
+
+@pytest.mark.parametrize("part", [slice(0, 30), slice(3, 11), slice(16, 17), slice(29, 30), slice(7, 7)])
+def test_missing_numbers_of_a_part_of_an_array_are_those_of_its_rows(part):
+    numbers = pa.array([None if number % 3 == 0 else number / 2 for number in range(30)], pa.float32())
+    read = read_columns(pa.table({"x": numbers})[part.start : part.stop], {"x": "float"})["x"]
+    assert repr(read.tolist()) == repr([float("nan") if n % 3 == 0 else n / 2 for n in range(30)][part])
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def test_a_flow_of_numbers_is_checked_trained_and_listed_by_its_own_figures(proj
     assert "slice_rows 3,000" in made.stdout
     again = run("run", "eta", "--json")
     told = json.loads(again.stdout)
-    assert (told["version"], told["verdict"]["accepted"], again.exit_code) == (2, False, 0)
+    assert (told["version"], told["verdict"]["accepted"], again.exit_code) == (2, False, 1)
     (reason,) = told["verdict"]["reasons"]
     assert reason == (
         "squared error over the variance of the labels may exceed the champion's by 0 (upper end of the 95% interval),"

@@ -1,6 +1,7 @@
 """Drift: the statistics against their definitions and against other people's code, and what is called drift by them."""
 
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -8,10 +9,12 @@ import pytest
 from river.drift import ADWIN
 
 from ml_core.project import DriftSettings, Flow
+from ml_core.training import judge_and_promote, train_full
 from ml_core.training.adwin import Adwin
-from ml_core.training.drift import features_drift, ks, loss_drift, psi, scores_drift
+from ml_core.training.drift import features_drift, find_drift, ks, loss_drift, psi, scores_drift
 from ml_core.training.evaluation import ScoredSlice
 from tests.data.conftest import orders_flow
+from tests.training.test_lineage import Story
 
 
 def column(values: object) -> pa.ChunkedArray:
@@ -141,3 +144,17 @@ def test_the_defaults_start_a_training_and_wait_a_week_before_the_next() -> None
     settings = DriftSettings()
     assert settings.retrain
     assert settings.cool_down.days == 7
+
+
+def test_features_that_were_changed_are_no_drift_and_their_training_is_said_to_be_due(tmp_path: Path) -> None:
+    """The head's graph wants columns that the table may not have any more."""
+    story = Story(tmp_path)
+    story.live(4)
+    judge_and_promote(story.flow, story.registry, train_full(story.flow, story.store, story.registry))
+    (tmp_path / "features.sql").write_text(
+        "select o.order_id as key, o.request_time, o.shop as store from requests o", encoding="utf-8"
+    )
+    story.live()
+    found = {drift.name: drift for drift in find_drift(story.flow, story.store, story.registry)}
+    assert all(drift.passed for drift in found.values())
+    assert "the features changed since version 1" in found["drift_features"].said

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from ml_core.data import FeatureStore
-from ml_core.errors import DataError, HeadMovedError, RegistryError
+from ml_core.errors import DataError, HeadMovedError, RegistryError, StateError
 from ml_core.flow.registry import Registry
 from ml_core.flow.verdict import Verdict
 from ml_core.flow.version import ModelVersion
 from ml_core.pipeline import PipelineModel
 from ml_core.project import Flow
-from ml_core.training import judge_and_promote, train_full, train_increment
+from ml_core.training import judge_and_promote, passes, train_full, train_increment
 from tests.data.conftest import FEATURES, arrived, at, ordered, orders_flow
 from tests.registries import empty_registry
 
@@ -138,3 +138,47 @@ def test_an_empty_window_is_refused_by_name(story: Story) -> None:
     story.live()
     with pytest.raises(DataError, match="found none at offsets"):
         train_full(story.flow, story.store, story.registry, until=at(0) - timedelta(days=1))
+
+
+def test_a_store_that_is_behind_the_head_trains_nothing(story: Story, tmp_path: Path) -> None:
+    """A version of it would say that it learned what is not there."""
+    story.live(3)
+    full = train_full(story.flow, story.store, story.registry)
+    judge_and_promote(story.flow, story.registry, full)
+    anew = Story(tmp_path / "anew")
+    anew.live(2)
+    for train in (train_full, train_increment):
+        with pytest.raises(DataError, match="has learned 360 examples, the store holds 240"):
+            train(story.flow, anew.store, story.registry)
+    assert [version.version for version in story.registry.versions("orders")] == [full.version]
+
+
+def edit_features(root: Path) -> None:
+    file = root / "features.sql"
+    file.write_text(FEATURES.replace("interval 1 day", "interval 2 hour"), encoding="utf-8")
+
+
+def test_a_version_is_of_the_features_it_read_not_of_those_in_the_file(story: Story, tmp_path: Path) -> None:
+    story.live(2)
+    before = story.store.fingerprint()
+    edit_features(tmp_path)
+    version = train_full(story.flow, story.store, story.registry)
+    assert version.feature_fingerprint == before != story.store.fingerprint()
+
+
+def test_features_that_are_built_anew_during_a_training_end_it(
+    story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has read rows of both definitions."""
+    story.live(2)
+    advance = passes.joined
+
+    def meanwhile(evidence: object) -> object:
+        edit_features(tmp_path)
+        story.live()
+        return advance(evidence)
+
+    monkeypatch.setattr(passes, "joined", meanwhile)
+    with pytest.raises(StateError, match="edited meanwhile; run the full training"):
+        train_full(story.flow, story.store, story.registry)
+    assert not story.registry.versions("orders")

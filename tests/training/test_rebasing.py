@@ -108,3 +108,16 @@ def test_a_retrain_of_a_refitted_flow_that_finished_behind_is_fitted_anew(tmp_pa
     whole.live(3)
     full = train_full(whole.flow, whole.store, whole.registry)
     assert story.digest(judged, tmp_path / "a") == whole.digest(full, tmp_path / "b")
+
+
+def test_a_version_that_serves_by_the_time_it_is_settled_stays_as_it_was_judged(tmp_path: Path) -> None:
+    """Two processes may see the same version waiting."""
+    story = Story(tmp_path)
+    story.live(2)
+    judge_and_promote(story.flow, story.registry, train_full(story.flow, story.store, story.registry))
+    story.live()
+    version = train_increment(story.flow, story.store, story.registry)
+    assert version is not None
+    verdict = judge_and_promote(story.flow, story.registry, version)
+    assert verdict.accepted
+    assert settle(story.flow, story.store, story.registry, version) == (version, verdict)

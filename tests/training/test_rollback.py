@@ -101,3 +101,18 @@ def test_a_champion_as_good_as_before_stays_and_one_that_is_not_finite_goes(tmp_
     found = broken(story.flow, version, version, labels, (ours, theirs))
     assert found is not None
     assert "1 live scores of version 1 are not finite" in found
+
+
+def test_a_rollback_by_itself_keeps_what_a_person_left_out(tmp_path: Path) -> None:
+    story = Story(tmp_path)
+    first = learn(story, 2)
+    wrong = learn(story, 1)
+    story.registry.rollback("orders", to=first.version, why="wrong labels", resume_at=wrong.watermark)
+    learn(story, 1)
+    story.live()
+    strict = story.flow.model_copy(update={"gate": story.flow.gate.model_copy(update={"max_live_regression": -1.0})})
+    entry = roll_back_if_worse(strict, story.store, story.registry)
+    assert entry is not None
+    head = story.registry.head("orders")
+    assert head is not None
+    assert (head.version, head.next_example) == (first.version, wrong.watermark)
