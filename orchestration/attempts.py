@@ -79,7 +79,8 @@ def attempt(
             return Attempt(
                 None, f"run {run_id} failed, the {_nth(failed)} time; the next attempt is due at {due:%H:%M}"
             )
-    return Attempt(f"{target}#{len(records)}")
+    # the daemon starts one run per key, and only so many runs are looked at: their number would stop to grow
+    return Attempt(f"{target}#{records[0].dagster_run.run_id if records else 0}")
 
 
 def asked(

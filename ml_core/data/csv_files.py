@@ -3,6 +3,8 @@
 import csv
 from pathlib import Path
 
+import duckdb
+
 from ml_core.data.tables import Connection
 from ml_core.errors import SourceError
 
@@ -39,6 +41,16 @@ def unreadable(connection: Connection, path: Path, delimiter: str | None) -> Sou
     delimiter : str or None
         What stands between the columns; None where that was not found either.
     """
+    try:
+        return _unreadable(connection, path, delimiter)
+    except duckdb.Error as error:  # which it says of lines that end now in CR LF, now in LF
+        return SourceError(
+            f"{path}: expected a CSV file whose lines all end alike, found one that cannot be read"
+            f" ({str(error).splitlines()[0]}); save it with one kind of line end"
+        )
+
+
+def _unreadable(connection: Connection, path: Path, delimiter: str | None) -> SourceError:
     header = _header(connection, path)
     delimiter = delimiter or likely_delimiter(header) or ","
     names = next(csv.reader([header], delimiter=delimiter)) if len(delimiter) == 1 else header.split(delimiter)

@@ -264,7 +264,12 @@ def _clock_features(clock: str) -> dict[str, str]:
 
 
 def _key_column(proposal: Proposal) -> str:
-    return ROW if proposal.key is None else fact_column(proposal.key)
+    if proposal.key is not None:
+        return fact_column(proposal.key)
+    taken, name = {fact_column(column.name).lower() for column in proposal.inspection.columns}, ROW
+    while name in taken:
+        name += "_"
+    return name
 
 
 def _days(found: Inspection) -> tuple[str, str]:

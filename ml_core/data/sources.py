@@ -156,9 +156,15 @@ def data_suffix(path: Path) -> str:
 
 
 def as_number(column: str, decimal: str) -> str:
-    """Return the SQL that reads a column as a number; null where it is none."""
+    """Return the SQL that reads a column as a number, NaN among them; null where it is none, or infinite."""
     text = f"{column}::varchar"
-    return f"try_cast({f'''replace({text}, ',', '.')''' if decimal == ',' else text} as double)"
+    number = f"try_cast({f'''replace({text}, ',', '.')''' if decimal == ',' else text} as double)"
+    return f"case when not isinf({number}) then {number} end"
+
+
+def _known(number: str) -> str:
+    """Return the SQL of a number with null for NaN, which is how some files say that it is missing."""
+    return f"nullif({number}, 'nan'::double)"
 
 
 def as_time(column: str, kind: str, time_format: str | None, zone: str) -> str:
@@ -204,6 +210,12 @@ class _Facts:
         numbered = f"printf('%012d', {quoted(LINE)})"
         named = numbered if source.key is None else f"{self._column(source.key, 'key')}::varchar"
         declared = {fact_column(name): self._value(name, kind) for name, kind in source.columns.items()}
+        taken = {fact_column(name).lower() for name in source.columns if name != source.key}
+        if data.key.lower() in taken:
+            raise SourceError(
+                f"{self._where}: expected the key {data.key!r} to be no feature, found a column of that name; call the"
+                " key something else, in the project file and in features.sql"
+            )
         declared |= {data.key: named, data.request_time: time}
         selected = ", ".join(f"{value} as {quoted(name)}" for name, value in declared.items())
         # a row without a time asks for nothing; of rows with one key the first counts
@@ -236,8 +248,8 @@ class _Facts:
             return self._time(name, time_format, f"columns.{name}")
         if kind == "number":
             read = as_number(column, self._source.decimal)
-            self._refuse(column, read, f"a number, as {self._in_file} `columns` says")
-            return read
+            self._refuse(column, read, f"a finite number, as {self._in_file} `columns` says")
+            return _known(read)
         return f"{column}::{_TYPES[kind]}"
 
     def _time(self, name: str, time_format: str | None, setting: str) -> str:
@@ -255,7 +267,7 @@ class _Facts:
             self._refuse(
                 column, read, f"a label that is a number or a boolean; for texts set `classes` in {self._in_file}"
             )
-            return read
+            return _known(read)
         names = ", ".join(f"'{escaped(name)}'" for name in self._source.classes)
         read = f"nullif(list_position([{names}], {column}::varchar), 0) - 1"
         self._refuse(column, read, f"one of the `classes` of {self._in_file}: {', '.join(self._source.classes)}")

@@ -145,7 +145,8 @@ def test_a_finished_history_is_complete_through_its_last_label(tmp_path: Path) -
     ("line", "message"),
     [
         ("d;01.13.2024 12:00;north;1;no", r"orders.csv, line 5, column \"when\": expected a time written as '%d.%m.%Y"),
-        ("d;01.05.2024 12:00;north;one;no", r"line 5, column \"days\": expected a number.*found 'one'"),
+        ("d;01.05.2024 12:00;north;one;no", r"line 5, column \"days\": expected a finite number.*found 'one'"),
+        ("d;01.05.2024 12:00;north;inf;no", r"line 5, column \"days\": expected a finite number.*found 'inf'"),
         (
             "d;01.05.2024 12:00;north;1;no;no",
             r"orders.csv, line 5: expected 5 columns, as named in the first line, found 6",
@@ -215,3 +216,27 @@ def test_one_process_at_a_time_takes_a_source_in(orders: Orders, monkeypatch: py
 
     monkeypatch.setattr(orders.store.log, "append", append)
     assert orders.take_in() == (3, 2, 0)
+
+
+def test_a_label_that_is_no_number_yet_is_joined_once_it_is_filled_in(tmp_path: Path) -> None:
+    """Parquet files say NaN for missing; as a label it could not be learned, and would stay for good."""
+    orders, later = Orders(tmp_path, flow(classes=[])), "z;01.05.2024 18:00;south;1;0"
+    orders.write("a;01.05.2024 12:00;north;nan;nan", "b;01.05.2024 13:00;north;1;0", later)
+    assert orders.take_in()[1] == 2
+    assert orders.rows()[0]["days"] is None
+    orders.write("a;01.05.2024 12:00;north;nan;1", "b;01.05.2024 13:00;north;1;0", later)
+    orders.take_in()
+    orders.write("a;01.05.2024 12:00;north;nan;1", "b;01.05.2024 13:00;north;1;0", later, "y;02.05.2024 18:00;s;1;1")
+    orders.take_in()
+    assert sorted(orders.examples()) == [("a", 1.0), ("b", 0.0), ("z", 0.0)]
+    orders.write("a;01.05.2024 12:00;north;nan;1", "b;01.05.2024 13:00;north;1;inf")
+    with pytest.raises(SourceError, match=r"expected a label that is a number or a boolean.*found 'inf'"):
+        orders.take_in()
+
+
+def test_a_key_that_is_called_like_a_column_is_refused(tmp_path: Path) -> None:
+    """The column would be replaced by it without a word."""
+    orders = Orders(tmp_path, flow(key=None, columns={"shop": "text", "id": "text"}))
+    orders.write(*FIRST)
+    with pytest.raises(SourceError, match="expected the key 'id' to be no feature, found a column of that name"):
+        orders.take_in()

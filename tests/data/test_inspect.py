@@ -77,6 +77,10 @@ def test_local_times_become_the_instants_they_mean(tmp_path: Path) -> None:
         (["a", "b", "c"], "multiclass", ("a", "b", "c"), 3),
         (["1.5", "2.5", "7"], "regression", (), 0),
         (["5", "9", "5"], "binary", ("5", "9"), 2),
+        (["1.0", "0.0", "1.0"], "binary", (), 2),
+        (["True", "False", "True"], "binary", (), 2),
+        (["1", "nan", "0", "1"], "binary", (), 2),
+        (["0.0", "1.0", "2.0"], "regression", (), 0),
     ],
 )
 def test_the_kind_of_label_is_found(
@@ -87,6 +91,12 @@ def test_the_kind_of_label_is_found(
     found = looked_into(tmp_path, "t,y\n" + "\n".join(lines), event_time="t", label="y").label_found
     assert found is not None
     assert (found.kind, found.classes, found.n_classes) == (kind, classes, n_classes)
+
+
+def test_a_label_of_three_values_is_not_binary(tmp_path: Path) -> None:
+    text = "t,y\n2024-05-01,a\n2024-05-02,b\n2024-05-03,c\n"
+    with pytest.raises(SourceError, match="two values in the label 'y' of --kind binary, found 3: a, b, c"):
+        looked_into(tmp_path, text, event_time="t", label="y", kind="binary")
 
 
 def test_codes_with_leading_zeros_stay_texts(tmp_path: Path) -> None:

@@ -194,3 +194,15 @@ def test_columns_called_like_the_store_s_own_are_renamed(tmp_path: Path, monkeyp
     new("odd", "--from", "t.csv", "--event-time", "event_time", "--label", "label", "--yes")
     request = json.loads(Path("flows/odd/sample_request.json").read_text(encoding="utf-8"))
     assert set(request["dataframe_records"][0]) == {"offset_", "Key_", "known_at_", "hour", "weekday"}
+
+
+def test_a_column_called_row_keeps_its_values_where_rows_are_numbered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seats have rows; without a key the lines of the table are numbered under another name."""
+    monkeypatch.chdir(tmp_path)
+    lines = [f"2024-05-{day:02d} 10:00,{30 + day % 7}.5,{day % 2}" for day in range(1, 29)]
+    Path("t.csv").write_text("asked_at,Row,label\n" + "\n".join(lines * 3), encoding="utf-8")
+    new("seats", "--from", "t.csv", "--event-time", "asked_at", "--label", "label", "--yes")
+    request = json.loads(Path("flows/seats/sample_request.json").read_text(encoding="utf-8"))
+    assert 30 <= request["dataframe_records"][0]["Row"] <= 37

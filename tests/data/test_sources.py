@@ -111,3 +111,11 @@ def test_a_place_is_the_line_an_editor_shows(tmp_path: Path) -> None:
         read_raw(connection, file)
         assert [place(connection, row, in_csv=True) for row in (1, 2, 3)] == ["line 2", "line 3", "line 6"]
         assert place(connection, 3, in_csv=False) == "row 3"
+
+
+def test_lines_that_end_in_different_ways_are_told_of(tmp_path: Path) -> None:
+    file = tmp_path / "t.csv"
+    file.write_bytes(b"id,when\r\n" + b"a,2024-05-01\n" * 20)
+    with pytest.raises(SourceError, match=r"whose lines all end alike.*save it with one kind of line end") as refused:
+        read(file)
+    assert "strict mode" not in str(refused.value)
