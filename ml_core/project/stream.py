@@ -47,7 +47,8 @@ class StreamSettings(Table):
         default=timedelta(0), description="how far out of order the facts of one Kafka partition may be known"
     )
     max_ahead: Duration = Field(
-        default=timedelta(hours=1), description="a fact known so much later than its record was made is a dead letter"
+        default=timedelta(hours=1),
+        description="a fact, or a tick, so much later than its record was made is a dead letter",
     )
     max_record_bytes: int = Field(default=1_048_576, gt=0, description="a larger record is a dead letter")
     learn: LearnSettings = Field(default=LearnSettings(), description="the resident learner's own table")

@@ -6,7 +6,7 @@ Topics are never made by accident: clients do not create them, `Broker.ensure` d
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -136,6 +136,27 @@ class Broker:
         """Return how many partitions a topic has."""
         with self._admin() as admin:
             return len(admin.describe_topics([topic])[0]["partitions"])
+
+    @contextmanager
+    def ids(self, topics: Sequence[str]) -> Iterator[Callable[[], dict[str, str]]]:
+        """Yield a function that asks for the ids of topics, as `ensure` tells them, over a connection that stays open.
+
+        It raises BrokerDownError where the broker does not tell one of them. An answer takes one round trip.
+        """
+        with self._admin() as admin:
+
+            def ask() -> dict[str, str]:
+                with reported(self):
+                    described = admin.describe_topics(list(topics))
+                for topic in described:
+                    if topic["error_code"]:
+                        raise BrokerDownError(
+                            f"{self.bootstrap_servers}: expected the id of topic {topic['name']!r}, found error"
+                            f" {topic['error_code']}; see that the topic is there"
+                        )
+                return {str(topic["name"]): str(topic["topic_id"]) for topic in described}
+
+            yield ask
 
     def records(self, topic: str) -> Iterator[Any]:
         """Yield what each partition of a topic holds by now, one after the other, from its first record on.

@@ -17,6 +17,7 @@ from ml_core.training.evaluation import SLICE_FILE, ScoredSlice
 
 _ABOUT = "about.json"
 _STATE = "state"
+_DIGITS = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +52,23 @@ class Position:
 
 
 class Checkpoints:
-    """The checkpoints of one flow: the newest, and one that a registration may still be reading."""
+    """The checkpoints of one flow: the newest, and one that a registration may still be reading.
+
+    One process has them at a time. A folder that this one neither wrote nor read whole is not taken for its name.
+    """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self._whole: set[Path] = set()
 
     def write(self, position: Position, model: PipelineModel, evidence: ScoredSlice) -> Path:
-        """Write a checkpoint and return its folder; those before the last one go."""
-        folder = self._directory / f"{position.base:08d}-{position.started:020d}-{position.watermark:020d}"
-        if folder.exists():
+        """Write a checkpoint and return its folder; those before the last one go.
+
+        The name says of which package it is: registries number their versions alike.
+        """
+        name = f"{position.base:08d}-{position.started:020d}-{position.watermark:020d}"
+        folder = self._directory / f"{name}-{position.manifest_sha256[:_DIGITS]}"
+        if folder in self._whole:
             return folder
         part = folder.with_suffix(".part")
         shutil.rmtree(part, ignore_errors=True)
@@ -67,9 +76,14 @@ class Checkpoints:
         model.save(part / _STATE)
         evidence.save(part)
         (part / _ABOUT).write_text(json.dumps(asdict(position)), encoding="utf-8")
-        before = self._folders()
+        before = [other for other in self._folders() if other != folder]
+        # one of an earlier process may be damaged; where this one dies in between, what is older is as good
+        if folder.exists():
+            shutil.rmtree(folder)
         part.rename(folder)
+        self._whole.add(folder)
         for old in before[:-1]:
+            self._whole.discard(old)
             shutil.rmtree(old, ignore_errors=True)
         return folder
 
@@ -83,6 +97,7 @@ class Checkpoints:
             except (PackageError, StateError):
                 continue
             if position.continues(head):
+                self._whole.add(folder)
                 return position, model, evidence
         return None
 

@@ -2,11 +2,12 @@
 
 Invariant: the feature store decides what an example is, which offset it has and what its features are; the topics only
 carry that. An example's own offset travels with it, so a reader skips what it has and notices what it lacks. How far
-was emitted is noted after the broker has acknowledged it: a process killed between the two emits a batch again.
+was emitted is noted after the broker has acknowledged it: a process killed between the two emits a batch again. Where
+new topics begin is noted before anything is absorbed: a process killed before its first note leaves nothing out.
 """
 
 import json
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from kafka import KafkaProducer
 
 _EXAMPLE_ROWS = 1_000
+_BEGINNING = datetime.min.replace(tzinfo=UTC)
 _MICRO = timedelta(microseconds=1)
 
 
@@ -54,6 +56,7 @@ class Feed:
         }
         self._file = store.directory / "emitted.json"
         self._next, self._asked = self._resume(store.progress())
+        self._note()
         self._producer: KafkaProducer = broker.producer()
 
     def step(self) -> int:
@@ -94,8 +97,8 @@ class Feed:
         return self._producer.send(example_topic(self._flow.name), value=value, headers=headers, partition=0)
 
     def _send_features(self, clock: datetime) -> list[Any]:
-        start = self._asked or clock
-        rows = self._store.feature_rows(start + _MICRO, clock + _MICRO)
+        start = _BEGINNING if self._asked is None else self._asked + _MICRO
+        rows = self._store.feature_rows(start, clock + _MICRO)
         keys = rows.column("key").to_pylist()
         return [
             self._producer.send(feature_topic(self._flow.name), key=str(key).encode(), value=value)
@@ -103,7 +106,10 @@ class Feed:
         ]
 
     def _resume(self, progress: Progress) -> tuple[int, datetime | None]:
-        """Return how far was emitted to these very topics; new ones begin with what comes next."""
+        """Return how far was emitted to these very topics; new ones begin with what comes next.
+
+        None instead of an instant is the beginning of time: the store held nothing yet when the topics began.
+        """
         if self._file.exists():
             noted = json.loads(self._file.read_text(encoding="utf-8"))
             if noted["topics"] == self._topics:
@@ -112,6 +118,7 @@ class Feed:
 
     def _note(self) -> None:
         asked = None if self._asked is None else self._asked.isoformat()
+        self._file.parent.mkdir(parents=True, exist_ok=True)
         part = self._file.with_suffix(".part")
         part.write_text(json.dumps({"topics": self._topics, "next": self._next, "asked": asked}), encoding="utf-8")
         part.replace(self._file)

@@ -2,7 +2,8 @@
 
 Invariant: the facts of a batch and the offsets after it become visible in one rename, because the segment that holds
 the facts holds the offsets, too. A process that starts reads them from the newest segment and seeks there; the broker's
-committed offsets are never asked. Offsets belong to one topic by its id: one made anew begins at its first record.
+committed offsets are never asked. Offsets belong to one topic by its id: one made anew begins at its first record, and
+no batch is committed before the broker has said that its topic is still the one its offsets are of.
 
 One process ingests a kind of fact at a time, held by a lock, so no two go on from the same offsets. How facts are
 ordered and what late means is `ml_core.streaming.order`'s to say.
@@ -24,7 +25,7 @@ from ml_core.streaming.broker import Broker, reported
 from ml_core.streaming.deadletters import DeadLetters, dead_letter_topic
 from ml_core.streaming.held import Held
 from ml_core.streaming.order import Order
-from ml_core.streaming.records import INSTANT, Columns, Refused, read_facts, tick_of
+from ml_core.streaming.records import INSTANT, Columns, Refused, apart, read_facts
 
 _BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 _MICRO = timedelta(microseconds=1)
@@ -110,6 +111,7 @@ class Ingester:
             )
             self._open.callback(self._consumer.close)
             self._places = {fact_topic(flow.name, kind): self._resume(kind, ids[kind]) for kind in ids}
+            self._ids = self._open.enter_context(broker.ids(list(self._places)))
             producer = broker.producer()
             self._open.callback(producer.close)
         except BaseException:
@@ -126,23 +128,29 @@ class Ingester:
         BrokerDownError
             Nothing of the batch was committed.
         StreamError
-            A topic holds fewer records than were read from it: it was made anew. Or the broker has deleted records that
-            were not read.
+            A topic was made anew; nothing of what it holds was committed. Or the broker has deleted records that were
+            not read.
         """
-        from kafka.errors import OffsetOutOfRangeError
+        from kafka.errors import LogTruncationError, OffsetOutOfRangeError
 
         with reported(self._broker):
             try:
                 polled = self._consumer.poll(timeout_ms=round(timeout_s * 1000), max_records=_MOST_RECORDS)
             except OffsetOutOfRangeError:
-                self._check_reborn()
+                self._check_ids()
+                self._check_ends()
                 raise StreamError(self._lost()) from None
+            except LogTruncationError:
+                self._check_ids()
+                raise
         taken = Ingested()
+        if polled:  # one answer of about a millisecond for a batch of up to 20,000 records
+            self._check_ids()
         for topic, place in self._places.items():
             batches = {part.partition: records for part, records in polled.items() if part.topic == topic}
             if batches:
                 self._commit(place, batches, taken)
-        self._check_reborn()
+        self._check_ends()
         for name in ("facts", "late", "refused", "segments"):
             setattr(self.total, name, getattr(self.total, name) + getattr(taken, name))
         return taken
@@ -224,14 +232,12 @@ class Ingester:
         self, place: _Place, number: int, records: Sequence[Any], order: Order
     ) -> tuple[pa.Table, int, Order, list[Refused]]:
         """Read one Kafka partition's records; ticks move its mark on between the facts around them."""
-        ticks = [(at, tick) for at, record in enumerate(records) if (tick := tick_of(record)) is not None]
-        at_ticks = {at for at, _ in ticks}
-        plain = [record for at, record in enumerate(records) if at not in at_ticks] if ticks else records
-        facts, places, refused = read_facts(plain, place.columns)
+        others, ticks, ahead = apart(records, place.columns)
+        facts, places, refused = read_facts(others, place.columns)
         known = facts.column("known_at").cast(pa.int64()).to_numpy()
         stamped, late, start = [], 0, 0
-        for passed, (at, tick) in enumerate(ticks):
-            stop = int(np.searchsorted(places, at - passed))
+        for before, tick in ticks:
+            stop = int(np.searchsorted(places, before))
             part, moved, order = order.stamp(number, known[start:stop], lateness=self._lateness)
             _, _, order = order.stamp(number, np.array([tick + 1 + self._lateness]), lateness=self._lateness)
             stamped.append(part)
@@ -239,7 +245,7 @@ class Ingester:
         part, moved, order = order.stamp(number, known[start:], lateness=self._lateness)
         times = pa.array(np.concatenate([*stamped, part]), pa.int64()).cast(INSTANT)
         position = facts.schema.get_field_index("known_at")
-        return facts.set_column(position, "known_at", times), late + moved, order, refused
+        return facts.set_column(position, "known_at", times), late + moved, order, refused + ahead
 
     def _hint(self, place: _Place) -> None:
         """Tell the broker how far the log has come, for those who watch lag there; nothing depends on it."""
@@ -266,7 +272,17 @@ class Ingester:
             " records' timestamps). Send them again, or go on without them: modelflow ingest --skip-lost"
         )
 
-    def _check_reborn(self) -> None:
+    def _check_ids(self) -> None:
+        """Raise StreamError where a topic is not the one its offsets are of, however many records it holds."""
+        for topic, found in self._ids().items():
+            if found != (expected := self._places[topic].topic_id):
+                raise StreamError(
+                    f"topic {topic!r}: expected the one of id {expected}, which was read, found {found}: it was deleted"
+                    " and made anew; start the ingester again"
+                )
+
+    def _check_ends(self) -> None:
+        """Raise StreamError where a topic holds fewer records than were read: then no batch comes that is checked."""
         for part in self._consumer.assignment():
             end, offset = self._consumer.highwater(part), self._places[part.topic].offsets[part.partition]
             if end is not None and end < offset:

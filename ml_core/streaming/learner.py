@@ -122,6 +122,9 @@ class Learner:
         ------
         BrokerDownError
             Nothing is lost; call it again.
+        StateError
+            The features changed since the head was trained: only a full training can follow. Nothing made of the new
+            ones was learned.
         """
         before = self.learned
         for batch in self._examples.read(self.position.watermark, timeout_s):
@@ -206,11 +209,23 @@ class Learner:
         return self._checkpoints.write(self.position, self.model, self._state.scored())
 
     def register(self) -> None:
-        """Begin to register what was learned as a version and to judge it, unless that is going on."""
+        """Begin to register what was learned as a version and to judge it, unless that is going on.
+
+        Where the circuit breaker is open, nothing is registered, and the log says so.
+        """
         self._registered_at = self._monotonic()
-        new = self.position.watermark > self.position.started
-        if not self._registrar.registering and new and not self.breaker.reason:
-            self._registrar.register(self.checkpoint())
+        if self._registrar.registering or self.position.watermark <= self.position.started:
+            return
+        if self.breaker.reason:
+            _LOG.warning(
+                "%s: the examples from %d up to %d are not registered: the circuit breaker is open: %s",
+                self._flow.name,
+                self.position.started,
+                self.position.watermark,
+                self.breaker.reason,
+            )
+            return
+        self._registrar.register(self.checkpoint())
 
     def settle(self) -> None:
         """Wait for a registration that is going on, and follow what it made of the head."""

@@ -104,6 +104,33 @@ def tick_of(record: Record) -> int | None:
         return None
 
 
+def apart(records: Sequence[Record], columns: Columns) -> tuple[Sequence[Record], list[tuple[int, int]], list[Refused]]:
+    """Take the ticks out of the records of one Kafka partition, in the order of their offsets.
+
+    A tick is held to `max_ahead` as a fact is: nothing takes back what one from far in the future says.
+
+    Returns
+    -------
+    others : sequence of Record
+        Those that are no ticks.
+    ticks : list of (int, int)
+        How many of `others` came before each, and the microsecond it tells.
+    refused : list of Refused
+        Ticks that are too far ahead of the record that tells them.
+    """
+    ticks: list[tuple[int, int]] = []
+    refused: list[Refused] = []
+    others = []
+    for record in records:
+        if (tick := tick_of(record)) is None:
+            others.append(record)
+        elif tick > record.timestamp * 1000 + columns.max_ahead_us:
+            refused.append(Refused(record, f"{THROUGH!r} lies in the future of the record that tells it"))
+        else:
+            ticks.append((len(others), tick))
+    return others, ticks, refused
+
+
 def read_facts(records: Sequence[Record], columns: Columns) -> tuple[pa.Table, NDArray[np.int64], list[Refused]]:
     """Read records of one Kafka partition, in the order of their offsets.
 

@@ -22,6 +22,7 @@ from ml_core.streaming.checkpoint import Checkpoints, Position
 from ml_core.streaming.evidence import Evidence
 from ml_core.training.evaluation import ScoredSlice
 from ml_core.training.metrics import RunningMetrics
+from ml_core.training.passes import check_features
 from ml_core.training.publishing import golden_rows
 from ml_core.training.tasks import no_scores, task_of
 
@@ -78,12 +79,7 @@ class LearnerState:
         StreamError
             The head has learned what the store does not have.
         """
-        fingerprint = self._store.fingerprint()
-        if head.feature_fingerprint != fingerprint:
-            raise StateError(
-                f"{self._flow.name}: version {head.version} was trained on features {head.feature_fingerprint[:12]},"
-                f" the feature table is now {fingerprint[:12]}; run the full training"
-            )
+        check_features(self._flow, self._store, head)
         kept = self._checkpoints.newest(head, self._flow.pipeline)
         if kept is None:
             with self._registry.proved(head) as package:
@@ -100,7 +96,7 @@ class LearnerState:
             )
         last = self._store.examples(max(0, position.watermark - _GOLDEN_ROWS), position.watermark)
         # all that can fail has been done: a state of two lineages would be written down as one of the new
-        self._fingerprint, self.position, self.model = fingerprint, position, model
+        self._fingerprint, self.position, self.model = head.feature_fingerprint, position, model
         settings = self._flow.stream.learn
         self.breaker = Breaker(task_of(model.n_classes), settings.breaker_rows, settings.breaker_ratio)
         self._keep(evidence)
@@ -112,9 +108,22 @@ class LearnerState:
             self.through = last.column("labelled_at")[-1].as_py().isoformat()
 
     def learn(self, batch: pa.Table | pa.RecordBatch) -> int:
-        """Learn the examples that come next; return how many."""
+        """Learn the examples that come next; return how many.
+
+        Raises
+        ------
+        StateError
+            The feature table was built anew by another definition. Nothing of the batch was learned.
+        """
         if not batch.num_rows:
             return 0
+        built_by = self._store.progress().features
+        # the owner of the store tells of a new table before anybody can read an example of it
+        if built_by and built_by != self._fingerprint:
+            raise StateError(
+                f"{self._flow.name}: version {self.position.base} was trained on features {self._fingerprint[:12]}, the"
+                f" feature table is now {built_by[:12]}; run the full training"
+            )
         labels = np.asarray(batch.column("label").to_numpy(zero_copy_only=False), np.float64)
         scores = self.model.learn(batch, labels)
         self.breaker.watch(labels, scores)

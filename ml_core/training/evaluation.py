@@ -159,7 +159,7 @@ class ScoredSlice:
                     parent_scores=saved["parent_scores"],
                     task=saved["task"].item(),
                 )
-        except (OSError, KeyError, ValueError, BadZipFile) as error:
+        except (OSError, EOFError, KeyError, ValueError, BadZipFile) as error:
             raise PackageError(f"{file}: expected the scored slice of a training, found {error}") from error
 
 

@@ -39,3 +39,13 @@ def deleted_before(broker: Broker, topic: str, offset: int) -> bool:
     finally:
         admin.close()
     return True
+
+
+def remade(broker: Broker, topic: str) -> None:
+    """Let the broker delete a topic and make it anew."""
+    before = broker.ensure(topic)
+    admin = KafkaAdminClient(bootstrap_servers=broker.bootstrap_servers)
+    admin.delete_topics([topic])
+    admin.close()
+    while broker.ensure(topic, keep=True) == before:  # a broker answers before all of it is gone
+        pass

@@ -20,7 +20,7 @@ from ml_core.streaming.records import THROUGH
 from tests.data.conftest import arrived, at, ordered
 from tests.streaming.orders import labels, orders
 from tests.streaming.processes import ProjectOnDisk
-from tests.streaming.reading import deleted_before, everything
+from tests.streaming.reading import deleted_before, everything, remade
 
 Send = Callable[..., None]
 
@@ -103,6 +103,25 @@ def test_two_kafka_partitions_are_complete_through_the_slower_one(
     ingester.close()
 
 
+def test_a_tick_from_far_in_the_future_moves_nothing(
+    broker: Broker, flow: Flow, store: FeatureStore, send: Send
+) -> None:
+    """Every later fact would count as known then, for good."""
+    send("ordered", orders(0, 5))
+    send("ordered", [None], headers=[(THROUGH, b"2124-05-01T12:00:00Z")])
+    send("ordered", orders(5, 10))
+    ingester = drained(Ingester(flow, store.log, broker))
+    assert (ingester.total.facts, ingester.total.late, ingester.total.refused) == (10, 0, 1)
+    last = store.log.last("ordered")
+    assert last is not None
+    assert last.through < at(9)
+    assert facts_in(store.log, "ordered").column("known_at").to_pylist()[-1] == at(8)
+    (letter,) = everything(broker, dead_letter_topic(flow.name))
+    assert letter.key == f"{flow.name}.ordered/0/5".encode()
+    assert dict(letter.headers)["reason"].startswith(b"'modelflow-through' lies in the future")
+    ingester.close()
+
+
 def test_a_late_fact_counts_as_known_when_it_could_first_be_used(
     broker: Broker, flow: Flow, store: FeatureStore, send: Send
 ) -> None:
@@ -180,6 +199,41 @@ def test_a_topic_made_anew_begins_at_its_first_record(
     again = drained(Ingester(flow, store.log, broker))
     assert again.total.facts == 7
     again.close()
+
+
+@pytest.mark.parametrize(("holds", "skip_lost"), [(100, False), (10, False), (10, True)])
+def test_a_topic_made_anew_while_it_is_read_is_not_gone_on_with(  # noqa: PLR0917 - fixtures
+    broker: Broker, flow: Flow, store: FeatureStore, send: Send, holds: int, skip_lost: bool
+) -> None:
+    """Once it holds more than was read of the old one, its offsets look as if it were the same."""
+    topic = f"{flow.name}.ordered"
+    send("ordered", orders(0, 50))
+    running = drained(Ingester(flow, store.log, broker, skip_lost=skip_lost))
+    remade(broker, topic)
+    send("ordered", orders(50, 50 + holds))
+    with pytest.raises(StreamError, match="made anew; start the ingester again"):
+        drained(running)
+    assert running.total.facts == 50
+    running.close()
+    again = drained(Ingester(flow, store.log, broker))
+    assert again.total.facts == holds
+    again.close()
+    names = facts_in(store.log, "ordered").column("order_id").to_pylist()
+    assert names == [f"o{number:06d}" for number in range(50 + holds)], "each once"
+
+
+def test_what_comes_before_the_broker_tells_of_its_topic_is_not_committed(
+    broker: Broker, flow: Flow, store: FeatureStore, send: Send
+) -> None:
+    """It may be of a topic made anew, of which not the whole broker knows yet."""
+    ingester = drained(Ingester(flow, store.log, broker))
+    send("ordered", orders(0, 5))
+    with broker.ids([f"{flow.name}.ordered", f"{flow.name}.nothing"]) as ask:
+        ingester._ids = ask
+        with pytest.raises(BrokerDownError, match=r"expected the id of topic '\w+.nothing', found error 3"):
+            drained(ingester)
+    assert ingester.total.facts == 0
+    ingester.close()
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +11,21 @@ import pytest
 
 from ml_core.data import FeatureStore
 from ml_core.data.progress import Progress
-from ml_core.errors import RegistryError, StreamError
+from ml_core.errors import RegistryError, StateError, StreamError
 from ml_core.flow.registry import Registry
 from ml_core.flow.topic import ModelReader, StreamedModel, take_apart
 from ml_core.pipeline import PipelineModel
 from ml_core.project import Flow
 from ml_core.streaming.breaker import Breaker
 from ml_core.streaming.broker import Broker
-from ml_core.streaming.checkpoint import Checkpoints
-from ml_core.streaming.cli import _once_possible
+from ml_core.streaming.checkpoint import Checkpoints, Position, read_checkpoint
+from ml_core.streaming.cli import _once_possible, run_learn
 from ml_core.streaming.feed import Feed
 from ml_core.streaming.learner import Learner
 from ml_core.streaming.publisher import model_topic
 from ml_core.streaming.state import LearnerState
 from ml_core.training import judge_and_promote, train_full, train_increment
+from ml_core.training.evaluation import SLICE_FILE, ScoredSlice
 from tests.data.conftest import arrived, at, ordered
 from tests.registries import empty_registry
 from tests.streaming.processes import ProjectOnDisk
@@ -171,6 +173,47 @@ def test_a_checkpoint_is_where_the_next_process_goes_on(
     assert drained(third).model.state_digest() == digest == undisturbed(flow, store, 0, watermark)
 
 
+def test_a_checkpoint_is_what_it_says_whatever_lies_at_its_place(
+    flow: Flow, store: FeatureStore, registry: Registry, tmp_path: Path
+) -> None:
+    """Registries number their versions alike, and a folder may be damaged; a version of either would be another's."""
+    head = registry.head(flow.name)
+    assert head is not None
+    first, second = (PipelineModel.build(flow.pipeline, store.schema()) for _ in range(2))
+    rows = store.examples(0, 100)
+    second.learn(rows, rows.column("label").to_numpy())
+    nothing = ScoredSlice(head.watermark, np.empty(0), np.empty(0), np.empty(0))
+    ours, theirs = Position.at(head), replace(Position.at(head), manifest_sha256="0" * 64)
+    Checkpoints(tmp_path / "kept").write(theirs, first, nothing)
+    kept = Checkpoints(tmp_path / "kept")
+    folder = kept.write(ours, second, nothing)
+    position, model, _ = read_checkpoint(folder, flow.pipeline)
+    assert (position, model.state_digest()) == (ours, second.state_digest())
+    (folder / SLICE_FILE).write_bytes(b"")
+    later = Checkpoints(tmp_path / "kept")
+    assert later.newest(head, flow.pipeline) is None, "an empty file is a damaged one, and theirs is not ours"
+    assert later.write(ours, second, nothing) == folder
+    found = later.newest(head, flow.pipeline)
+    assert found is not None
+    assert found[1].state_digest() == second.state_digest()
+    assert not list(folder.parent.glob("*.part"))
+
+
+def test_a_checkpoint_that_is_being_registered_is_not_written_over(
+    flow: Flow, store: FeatureStore, registry: Registry, tmp_path: Path
+) -> None:
+    """The thread that registers reads it file by file."""
+    head = registry.head(flow.name)
+    assert head is not None
+    model = PipelineModel.build(flow.pipeline, store.schema())
+    nothing = ScoredSlice(head.watermark, np.empty(0), np.empty(0), np.empty(0))
+    kept = Checkpoints(tmp_path / "kept")
+    folder = kept.write(Position.at(head), model, nothing)
+    made = folder.stat().st_ino
+    assert kept.write(Position.at(head), model, nothing) == folder
+    assert folder.stat().st_ino == made
+
+
 def test_an_accepted_version_is_a_child_of_the_head_and_learning_goes_on(
     flow: Flow, store: FeatureStore, feed: Feed, registry: Registry, learning: Callable[..., Learner]
 ) -> None:
@@ -312,6 +355,82 @@ def test_an_open_breaker_holds_publications_back(
     assert streamed(broker, flow)[1].sequence == sequence
     assert learner.position.base == 1
     assert "a test said so" in (store.directory / "learner" / "status.json").read_text()
+
+
+def test_what_the_breaker_holds_back_from_the_registry_is_told(
+    store: FeatureStore, feed: Feed, learning: Callable[..., Learner], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A command that ends without a version must not look as if it had made one."""
+    live(store, 300, 900)
+    feed.step()
+    learner = drained(learning())
+    learner.breaker.reason = "a test said so"
+    run_learn(learner, until_idle=True, stop=threading.Event())
+    told = (
+        f"from 300 up to {learner.position.watermark} are not registered: the circuit breaker is open: a test said so"
+    )
+    assert told in caplog.text
+
+
+def test_the_last_things_learned_are_registered_after_a_registration_that_goes_on(  # noqa: PLR0917 - fixtures
+    flow: Flow,
+    store: FeatureStore,
+    feed: Feed,
+    registry: Registry,
+    learning: Callable[..., Learner],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever ends with `--until-idle` takes the head for all there was to learn."""
+    live(store, 300, 900)
+    feed.step()
+    learner = drained(learning())
+    waited_for, registrar = threading.Event(), learner._registrar
+    slowly, wait = registrar._register, registrar.wait
+
+    def register(folder: Path) -> Any:
+        assert waited_for.wait(60)
+        return slowly(folder)
+
+    def settled() -> None:
+        waited_for.set()
+        wait()
+
+    monkeypatch.setattr(registrar, "_register", register)
+    monkeypatch.setattr(registrar, "wait", settled)
+    learner.register()
+    live(store, 900, 1_200)
+    feed.step()
+    run_learn(learner, until_idle=True, stop=threading.Event())
+    head = registry.head(flow.name)
+    assert head is not None
+    assert (head.version, head.watermark) == (3, learner.position.watermark)
+    assert head.watermark == store.progress().next_example
+
+
+def test_features_edited_meanwhile_end_it_before_it_learns_one_of_them(  # noqa: PLR0917 - fixtures
+    flow: Flow,
+    store: FeatureStore,
+    feed: Feed,
+    registry: Registry,
+    learning: Callable[..., Learner],
+    tmp_path: Path,
+) -> None:
+    """Weights of two definitions would go out as a version of the newer one."""
+    live(store, 300, 900)
+    feed.step()
+    learner = drained(learning())
+    before = (learner.position, learner.model.state_digest())
+    edited = (tmp_path / "features.sql").read_text().replace("interval 1 day", "interval 2 hour")
+    (tmp_path / "features.sql").write_text(edited)
+    live(store, 900, 1_200)
+    feed.step()
+    with pytest.raises(StateError, match=r"version 1 was trained on features .* run the full training"):
+        drained(learner)
+    assert (learner.position, learner.model.state_digest()) == before
+    head = registry.head(flow.name)
+    assert head is not None
+    with pytest.raises(StateError, match="run the full training"):
+        LearnerState(flow, store, registry, Checkpoints(tmp_path / "learner")).begin(head)
 
 
 @pytest.mark.parametrize("kills", [1, pytest.param(30, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])

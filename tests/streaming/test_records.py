@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ml_core.streaming.records import INSTANT, THROUGH, Columns, read_facts, tick_of, write_arrow, write_json
+from ml_core.streaming.records import INSTANT, THROUGH, Columns, apart, read_facts, tick_of, write_arrow, write_json
 
 MADE = 1_714_564_800_000  # noon of 2024-05-01, in milliseconds
 COLUMNS = Columns(
@@ -134,3 +134,15 @@ def test_a_tick_says_how_far_its_partition_is() -> None:
     assert tick_of(tick) == MADE * 1000
     assert tick_of(Record(b"{}")) is None
     assert tick_of(Record(None, headers=[(THROUGH, b"noon")])) is None
+
+
+def test_a_tick_from_the_future_is_refused_and_the_ones_beside_it_are_taken() -> None:
+    """Nothing takes back how far a log was said to be complete."""
+    ticks = [Record(None, headers=[(THROUGH, text)]) for text in (b"2024-05-01T13:00:00Z", b"2024-05-01T13:00:01Z")]
+    facts = [Record(orjson.dumps(GOOD)), Record(orjson.dumps(GOOD))]
+    others, taken, refused = apart([facts[0], *ticks, facts[1], ticks[0]], COLUMNS)
+    assert others == facts
+    assert taken == [(1, (MADE + 3_600_000) * 1000), (2, (MADE + 3_600_000) * 1000)], "an hour ahead, and no more"
+    assert [(letter.record, letter.reason) for letter in refused] == [
+        (ticks[1], "'modelflow-through' lies in the future of the record that tells it")
+    ]
