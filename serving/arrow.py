@@ -1,7 +1,8 @@
 """Rows as an Arrow IPC stream, a table's columns in and the column `score` out: the short way for large batches.
 
 What comes is validated in full before a value is read, and nothing that comes small may unfold into something large:
-buffers have to be uncompressed, columns of plain types or of dictionaries, whose strings are measured first.
+buffers have to be uncompressed, columns of plain types or of dictionaries, and the strings of all columns that the
+model takes are measured first. Other columns stay as they came.
 """
 
 import struct
@@ -34,7 +35,8 @@ _NUMBERS = {
         *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)),
     )
 }
-_MOST_UNFOLDED_BYTES = 64 * 1024 * 1024
+_MOST_UNFOLDED_BYTES = 64 * 1024 * 1024  # the strings of one request, beyond what its body holds
+_DAMAGED = (pa.ArrowException, struct.error, ValueError, OSError, IndexError, TypeError, MemoryError, OverflowError)
 
 
 def is_arrow(head: Mapping[bytes, bytes]) -> bool:
@@ -46,7 +48,7 @@ def is_arrow(head: Mapping[bytes, bytes]) -> bool:
 
 
 def read_stream(body: bytes, *, most_rows: int) -> dict[str, pa.Array | pa.ChunkedArray]:
-    """Return the columns of an Arrow IPC stream, those of one batch as they lie.
+    """Return the columns of an Arrow IPC stream as they lie, in a piece a batch where there are several.
 
     Raises
     ------
@@ -66,17 +68,8 @@ def read_stream(body: bytes, *, most_rows: int) -> dict[str, pa.Array | pa.Chunk
                 batches.append(batch)
             names = stream.schema.names
             if len(batches) != 1:
-                batches = [pa.Table.from_batches(batches, stream.schema).combine_chunks()]
-    except (
-        pa.ArrowException,
-        struct.error,
-        ValueError,
-        OSError,
-        IndexError,
-        TypeError,
-        MemoryError,
-        OverflowError,
-    ) as error:
+                batches = [pa.Table.from_batches(batches, stream.schema)]
+    except _DAMAGED as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"expected an Arrow IPC stream: {str(error)[:200]}") from error
@@ -126,37 +119,76 @@ def _followed(content: bytes, at: int) -> int:
 
 def _read(body: bytes, _: Mapping[bytes, bytes], model: ServedModel, most_rows: int) -> tuple[None, Rows]:
     columns = read_stream(body, most_rows=most_rows)
-    for name in model.signature:
-        if name in columns:
-            _check_column(name, columns[name])
-    return None, columns_read(columns)
+    taken = {name: columns[name] for name in model.signature if name in columns}
+    texts = {name: column for name, column in taken.items() if _kind(name, column) in _TEXT}
+    _check_texts(texts, most_bytes=len(body) + _MOST_UNFOLDED_BYTES)
+    return None, columns_read(columns | {name: _in_one_piece(name, column) for name, column in taken.items()})
 
 
-def _check_column(name: str, column: pa.Array | pa.ChunkedArray) -> None:
-    """Refuse a column whose values take far more room than it does."""
-    kind = column.type
-    if kind.id == _DICTIONARY:
-        kind = kind.value_type
-        if kind.id in _TEXT and _unfolded_bytes(column) > _MOST_UNFOLDED_BYTES:
-            raise LimitError(f"column {name!r}: expected strings of at most {_MOST_UNFOLDED_BYTES} bytes in all")
+def _kind(name: str, column: pa.Array | pa.ChunkedArray) -> int:
+    """Return the kind of a column's values; raise InputError where it is none a model takes."""
+    kind = column.type.value_type if column.type.id == _DICTIONARY else column.type
     if kind.id not in _TEXT | _NUMBERS:
         raise InputError(
             f"column {name!r}: expected strings, numbers or a dictionary of them, found {kind}", column=name
         )
+    found: int = kind.id
+    return found
 
 
-def _unfolded_bytes(column: pa.Array | pa.ChunkedArray) -> int:
-    """Return how many bytes a dictionary column's strings have in all, or a bound of that where it is small."""
-    chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
-    bound: int = sum(sum(part.size for part in chunk.dictionary.buffers() if part) * len(chunk) for chunk in chunks)
-    if bound <= _MOST_UNFOLDED_BYTES:
-        return bound
+def _in_one_piece(name: str, column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    if not isinstance(column, pa.ChunkedArray):
+        return column
+    try:
+        return column.combine_chunks()
+    except _DAMAGED as error:
+        raise InputError(
+            f"column {name!r}: expected batches that go together: {str(error)[:200]}", column=name
+        ) from error
+
+
+def _check_texts(columns: Mapping[str, pa.Array | pa.ChunkedArray], *, most_bytes: int) -> None:
+    """Refuse columns whose strings, one for each row, take far more room than they came in.
+
+    A bound of each column costs no look at its rows. Only where the bounds are too large together are the strings
+    measured, from the largest bound on.
+    """
+    sizes = {name: sum(map(_most_bytes, _pieces(column))) for name, column in columns.items()}
+    total = sum(sizes.values())
+    for name in sorted(sizes, key=sizes.__getitem__, reverse=True):
+        if total <= most_bytes:
+            return
+        measured = sum(map(_measured_bytes, _pieces(columns[name])))
+        total += measured - sizes[name]
+        sizes[name] = measured
+    if total > most_bytes:
+        largest = max(sizes, key=sizes.__getitem__)
+        raise LimitError(
+            f"expected strings of at most {most_bytes} bytes in all rows and columns, found {total}, of them"
+            f" {sizes[largest]} in column {largest!r}; send the rows in parts"
+        )
+
+
+def _pieces(column: pa.Array | pa.ChunkedArray) -> list[pa.Array]:
+    return column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+
+
+def _most_bytes(piece: pa.Array) -> int:
+    """Return a bound of the bytes of a piece's strings: no string is longer than all of its dictionary's together."""
+    folded = isinstance(piece, pa.DictionaryArray)
+    content = (piece.dictionary if folded else piece).buffers()[2]
+    size: int = content.size if content else 0
+    return size * len(piece) if folded else size
+
+
+def _measured_bytes(piece: pa.Array) -> int:
     import pyarrow.compute as pc  # here, because it costs a start a tenth of a second
 
-    lengths: Iterator[int | None] = (
-        pc.sum(pc.binary_length(chunk.dictionary).take(chunk.indices)).as_py() for chunk in chunks
-    )
-    return sum(length or 0 for length in lengths)
+    if isinstance(piece, pa.DictionaryArray):
+        lengths = pc.binary_length(piece.dictionary).take(piece.indices)
+    else:
+        lengths = pc.binary_length(piece)
+    return pc.sum(lengths.cast(pa.int64())).as_py() or 0
 
 
 def _write(scores: NDArray[np.float32], model: ServedModel, _: None, head: Mapping[bytes, bytes]) -> Written:

@@ -63,7 +63,9 @@ class PackageCache:
         target = self._directory / _VERSIONS / name
         try:
             target.parent.mkdir(exist_ok=True)
-            if not target.exists():
+            if target.exists():
+                _mend(target, package)
+            else:
                 package.rename(target)
             fresh = self._directory / f"{_INCOMING}-{os.getpid()}-{_LAST}"
             fresh.write_text(json.dumps({"origin": self._origin, "package": name, "ref": asdict(ref)}), "utf-8")
@@ -87,6 +89,19 @@ class PackageCache:
         except (OSError, ValueError, KeyError, TypeError) as error:
             _LOG.warning("%s cannot be used: %r", self._directory / _LAST, error)
             return None
+
+
+def _mend(kept: Path, package: Path) -> None:
+    """Move a proved package over a kept one of the same digest, which the disk may have damaged.
+
+    It goes file by file, each replaced as a whole, so that a crash leaves nothing worse than it was.
+    """
+    files = [file.relative_to(package) for file in package.rglob("*") if file.is_file()]
+    for file in files:
+        (kept / file).parent.mkdir(parents=True, exist_ok=True)
+        (package / file).replace(kept / file)
+    for file in [file for file in kept.rglob("*") if not file.is_dir() and file.relative_to(kept) not in files]:
+        file.unlink(missing_ok=True)
 
 
 def _sweep(directory: Path) -> None:

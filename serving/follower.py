@@ -176,15 +176,15 @@ class Follower(Following):
 
     def _fall_back(self) -> None:
         """With nothing to serve: the cached package, or else the version the flow served before."""
-        if self.last_contact is not None and not self._quarantine:
-            return  # the registry answers, and says there is nothing at the address
+        if self.vacant:
+            return  # the registry is the truth, and said last that there is nothing at the address
         kept = None if self._cache_failed else self._cache.last()
         try:
             if kept is not None:
                 self._cache_failed = True
                 self._swap(self._prove(*kept, from_cache=True))
                 self._cache_failed = False
-            elif self.registry_answers and self.address.stage == "Production":
+            elif self._quarantine and self.registry_answers and self.address.stage == "Production":
                 self._move(State.RESOLVING)
                 ref = self._registry.resolve(ModelAddress(self.address.flow, alias="previous"))
                 if _identity(ref) not in self._quarantine:

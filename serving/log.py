@@ -5,6 +5,7 @@ the challenger score the rows it shadows. A file is renamed into place when it i
 Where the queue is full or the disk is, rows are dropped and counted: a log never costs an answer.
 """
 
+import contextlib
 import logging
 import os
 import random
@@ -25,10 +26,11 @@ from numpy.typing import NDArray
 from ml_core.clock import Clock, SystemClock
 from ml_core.flow.logged import LIVE, SERVED, SHADOW, STREAMED, SUFFIX
 from serving.challenger import Challenger
+from serving.keys import keys_of
 from serving.model import ServedModel
 from serving.packing import NUMBERS, STRINGS
 from serving.rows import Feed
-from serving.wire import Rows, feed_of, scored_by, values_of
+from serving.wire import Rows, feed_of, scored_by
 
 _LOG = logging.getLogger("modelflow.serving")
 
@@ -50,7 +52,7 @@ class LogSettings:
     queue_rows : int
         Rows that may wait; what comes on top is dropped and counted.
     key : str
-        The column by which a row's label is found later; callers send it beside the features.
+        The column by which a row's label is found later; callers send it beside the features (`serving.keys`).
     """
 
     folder: Path
@@ -91,6 +93,7 @@ class PredictionLog:
         self._clock = clock or SystemClock()
         self._waiting: deque[_Entry] = deque()
         self._rows_waiting = 0
+        self._counts = threading.Lock()  # of `_rows_waiting` and `dropped`, which several threads change
         self._files = count()
         self._wake, self._closing = threading.Event(), False
         settings.folder.mkdir(parents=True, exist_ok=True)
@@ -110,12 +113,16 @@ class PredictionLog:
         shadow = self._challenger.shadow(model) if self._challenger is not None and role == SERVED else None
         if shadow is None and self.settings.share < 1 and random.random() >= self.settings.share:  # noqa: S311 - a sample
             return
-        if self._rows_waiting + len(scores) > self.settings.queue_rows:
-            self.dropped += len(scores)
-            return
-        self._rows_waiting += len(scores)
-        self._waiting.append(_Entry(self._clock.now(), request_id, model, rows, scores, role, shadow))
-        if self._rows_waiting >= self.settings.file_rows:
+        count = len(scores)
+        entry = _Entry(self._clock.now(), request_id, model, rows, scores, role, shadow)
+        with self._counts:
+            waiting = self._rows_waiting + count
+            if waiting > self.settings.queue_rows:
+                self.dropped += count
+                return
+            self._rows_waiting = waiting
+            self._waiting.append(entry)
+        if waiting >= self.settings.file_rows:
             self._wake.set()
 
     def live(self) -> Any:
@@ -140,7 +147,9 @@ class PredictionLog:
 
     def _write_waiting(self) -> None:
         entries = [self._waiting.popleft() for _ in range(len(self._waiting))]
-        self._rows_waiting -= sum(len(entry.scores) for entry in entries)
+        taken = sum(len(entry.scores) for entry in entries)
+        with self._counts:
+            self._rows_waiting -= taken
         entries += self._shadows(entries)
         for _, same in groupby(sorted(entries, key=_served), key=_served):
             part = list(same)
@@ -149,8 +158,14 @@ class PredictionLog:
                 self._write(part)
                 self.written += rows
             except Exception:  # a thread of its own is a process boundary  # noqa: BLE001
-                self.dropped += rows
+                self._drop(rows)
                 _LOG.exception("%s rows could not be logged in %s", rows, self.settings.folder)
+        if entries:
+            self._trim()
+
+    def _drop(self, rows: int) -> None:
+        with self._counts:
+            self.dropped += rows
 
     def _shadows(self, entries: Sequence[_Entry]) -> list[_Entry]:
         """Return what the challenger says of the rows it shadows; what it cannot score is dropped and counted."""
@@ -160,7 +175,7 @@ class PredictionLog:
                 try:
                     scores = scored_by(entry.shadow, entry.model, entry.rows)
                 except Exception:  # whatever a second version does, the log of the first goes on  # noqa: BLE001
-                    self.dropped += len(entry.scores)
+                    self._drop(len(entry.scores))
                     _LOG.exception("version %s could not score rows in the shadow", entry.shadow.version)
                     continue
                 made.append(replace(entry, model=entry.shadow, scores=scores, role=SHADOW, shadow=None))
@@ -178,12 +193,22 @@ class PredictionLog:
             fresh.replace(folder / f"{name}{SUFFIX}")
         finally:
             fresh.unlink(missing_ok=True)
-        self._remove_oldest()
+
+    def _trim(self) -> None:
+        """Keep the folder within its bound; where that fails, what was written stays written."""
+        try:
+            self._remove_oldest()
+        except OSError as error:
+            _LOG.warning(
+                "%s could not be kept within %s bytes: %s", self.settings.folder, self.settings.most_bytes, error
+            )
 
     def _remove_oldest(self) -> None:
-        """Keep the folder within its bound; another worker may remove a file first."""
-        files = sorted(self.settings.folder.glob(f"*{SUFFIX}"))
-        sizes = {file: file.stat().st_size for file in files if file.exists()}
+        """Remove the oldest files beyond the bound; another worker may remove any of them first."""
+        sizes = {}
+        for file in sorted(self.settings.folder.glob(f"*{SUFFIX}")):
+            with contextlib.suppress(FileNotFoundError):
+                sizes[file] = file.stat().st_size
         total = sum(sizes.values())
         for file, size in sizes.items():
             if total <= self.settings.most_bytes:
@@ -220,7 +245,7 @@ def _table(entry: _Entry, key: str) -> pa.Table:
             "at": pa.array([entry.at] * rows, pa.timestamp("us", "UTC")),
             "request_id": pa.array([entry.request_id] * rows, pa.string()),
             "row": pa.array(range(rows), pa.int32()),
-            "key": pa.array(_keys(entry.rows, key, rows), pa.string()),
+            "key": keys_of(entry.rows, key, rows),
             "role": pa.array([entry.role if entry.model.parameters is None else STREAMED] * rows, pa.string()),
             "version": pa.array([_version(entry.model)] * rows, pa.int64()),
             "manifest_sha256": pa.array([entry.model.ref.manifest_sha256] * rows, pa.string()),
@@ -228,11 +253,3 @@ def _table(entry: _Entry, key: str) -> pa.Table:
             "features": pa.StructArray.from_arrays(features, list(reader.signature)),
         }
     )
-
-
-def _keys(rows: Rows, column: str, count: int) -> list[str | None]:
-    """Return the rows' keys as texts; None where none came, or not one a row: no model has looked at this column."""
-    found = values_of(rows, column)
-    if found is None or len(found) != count:
-        return [None] * count
-    return [None if key is None else str(key) for key in found]

@@ -15,7 +15,7 @@ a string that is not valid Unicode        refused: half of a surrogate pair has 
 
 The policy is `read_string` and `read_number`, value by value. Whole rows and columns of ordinary types take a shorter
 way to the same result. Number columns are float32 by contract; a number that float32 cannot hold exactly is rounded to
-it.
+it. What a reader of JSON gives for an integer of 2**64 and more is a float already, and is scored as that float.
 """
 
 import math

@@ -157,15 +157,14 @@ def scored_by(model: ServedModel, first: ServedModel, rows: Rows) -> NDArray[np.
     return score(model, read)
 
 
-def values_of(rows: Rows, column: str) -> list[Any] | None:
-    """Return what rows that have been read hold in a column, of the model's or not; None where it cannot be told."""
+def column_of(rows: Rows, column: str) -> Any:
+    """Return a column of rows that have been read, of the model's or not, as it lies; None where it cannot be told."""
     score, read = rows
     if score is _score_row:
         return [read.get(column)]
     if score is _score_records:
         return [record.get(column) for record in read]
-    found = read.get(column) if score is _score_columns else None
-    return None if found is None else [getattr(value, "as_py", lambda value=value: value)() for value in found]
+    return read.get(column) if score is _score_columns else None
 
 
 def _score_row(model: ServedModel, row: Mapping[str, Any]) -> NDArray[np.float32]:

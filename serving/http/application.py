@@ -15,7 +15,7 @@ from ml_core.errors import ModelFlowError
 from serving import arrow, inference
 from serving.access import Tokens
 from serving.board import Peers
-from serving.challenger import KEY_HEADER, Challenger
+from serving.challenger import Challenger
 from serving.following import Following
 from serving.http.admission import Admission, Receive
 from serving.http.heads import REQUEST_ID, Head, Heads
@@ -23,6 +23,7 @@ from serving.http.pages import OPEN_TO_ALL, Pages
 from serving.http.replies import Reply, nowhere, refusal, wrong_method
 from serving.http.scoring import Scoring
 from serving.log import PredictionLog
+from serving.model import ServedModel
 from serving.settings import Limits
 from serving.telemetry import Telemetry
 from serving.wire import Codec, json_codec, status_of
@@ -89,11 +90,11 @@ class Sidecar:
         """Answer one request."""
         started = perf_counter()
         path, head = scope["path"], self._heads.read(scope["headers"])
+        wanted = None
         if path.startswith(self._versioned):
-            path = self._of_served_version(path)
-            head.pop(KEY_HEADER, None)
+            path, wanted = self._of_served_version(path)
         try:
-            reply = await self._answer(path, scope["method"], head, receive)
+            reply = await self._answer(path, scope["method"], head, receive, wanted)
         except Exception as error:  # the process boundary: `_refusal` logs what is ours  # noqa: BLE001
             reply = self._refusal(path, error)
         if reply is None:
@@ -127,11 +128,14 @@ class Sidecar:
         """Let go of the threads, once what they have to log is written."""
         self._scoring.close()
 
-    async def _answer(self, path: str, method: str, head: Head, receive: Receive) -> Reply | None:
+    async def _answer(
+        self, path: str, method: str, head: Head, receive: Receive, wanted: ServedModel | None
+    ) -> Reply | None:
+        """Answer a request, by the wanted version where one was asked for by its number."""
         if path in self._codecs:
             if method != "POST":
                 return wrong_method(path, "POST", b"POST")
-            return await self._predict(self._admitted(path, head), head, receive)
+            return await self._predict(self._admitted(path, head), head, receive, wanted)
         show = self._gets.get(path)
         if show is None:
             return nowhere()
@@ -139,6 +143,8 @@ class Sidecar:
             return wrong_method(path, "GET", b"GET, HEAD")
         if path not in OPEN_TO_ALL:
             self._admission.check_token(head)
+        if wanted is not None and path == self._model:
+            return Reply(200, inference.metadata(wanted))
         return show()
 
     def _admitted(self, path: str, head: Head) -> Codec:
@@ -148,7 +154,7 @@ class Sidecar:
         self._admission.check_room(head)
         return codec
 
-    async def _predict(self, codec: Codec, head: Head, receive: Receive) -> Reply | None:
+    async def _predict(self, codec: Codec, head: Head, receive: Receive, wanted: ServedModel | None) -> Reply | None:
         telemetry = self.telemetry
         telemetry.in_flight += 1
         parts: list[bytes] = []
@@ -157,8 +163,8 @@ class Sidecar:
                 return None
             body = parts[0] if len(parts) == 1 else b"".join(parts)
             if len(body) <= self._limits.inline_bytes:
-                return self._scoring.at_once(codec, head, body)
-            return await self._scoring.in_thread(codec, head, body)
+                return self._scoring.at_once(codec, head, body, wanted)
+            return await self._scoring.in_thread(codec, head, body, wanted)
         finally:
             telemetry.in_flight -= 1
             self._admission.release(parts)
@@ -182,13 +188,16 @@ class Sidecar:
             _ACCESS.info(_access_line(method, path, reply, perf_counter() - started, client))
         return reply
 
-    def _of_served_version(self, path: str) -> str:
-        """Return the path without its version where that is the one served, and a path that leads nowhere otherwise."""
+    def _of_served_version(self, path: str) -> tuple[str, ServedModel | None]:
+        """Return the path without its version, and that version, which answers even where another is swapped in.
+
+        Where it is not the one served, the path leads nowhere.
+        """
         version, _, rest = path.removeprefix(self._versioned).partition("/")
         model = self._follower.current
         if model is None or version != str(model.version):
-            return "other"
-        return f"{self._model}/{rest}".rstrip("/")
+            return "other", None
+        return f"{self._model}/{rest}".rstrip("/"), model
 
 
 def _access_line(method: str, path: str, reply: Reply, seconds: float, client: Any) -> str:

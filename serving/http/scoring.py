@@ -1,4 +1,4 @@
-"""Rows scored by the model that is current when they are: read, scored, logged, written, and counted.
+"""Rows scored by the model that is current when they are, or was asked for: read, scored, logged, written, counted.
 
 A row is scored on the event loop, because it takes tens of microseconds, less than handing it over would; a large body
 in a thread. Counting is done on the event loop alone.
@@ -77,12 +77,12 @@ class Scoring:
         self._challenger = challenger
         self._threads = ThreadPoolExecutor(_BATCH_THREADS, "large-batch")
 
-    def at_once(self, codec: Codec, head: Head, body: bytes) -> Reply:
-        """Score a body here and now."""
-        return self._count(self._score(codec, head, body))
+    def at_once(self, codec: Codec, head: Head, body: bytes, wanted: ServedModel | None = None) -> Reply:
+        """Score a body here and now, by the wanted version where there is one."""
+        return self._count(self._score(codec, head, body, wanted))
 
-    async def in_thread(self, codec: Codec, head: Head, body: bytes) -> Reply:
-        """Score a large body beside the event loop.
+    async def in_thread(self, codec: Codec, head: Head, body: bytes, wanted: ServedModel | None = None) -> Reply:
+        """Score a large body beside the event loop, by the wanted version where there is one.
 
         Raises
         ------
@@ -98,7 +98,7 @@ class Scoring:
         try:
             async with asyncio.timeout(self._limits.deadline_s):
                 loop = asyncio.get_running_loop()
-                scored = await loop.run_in_executor(self._threads, self._score, codec, head, body)
+                scored = await loop.run_in_executor(self._threads, self._score, codec, head, body, wanted)
         except TimeoutError as error:
             raise OverloadedError("large requests take longer than allowed; try again in a moment") from error
         finally:
@@ -111,11 +111,9 @@ class Scoring:
         if self._log is not None:
             self._log.close()
 
-    def _score(self, codec: Codec, head: Head, body: bytes) -> _Scored:
+    def _score(self, codec: Codec, head: Head, body: bytes, wanted: ServedModel | None) -> _Scored:
         started = perf_counter()
-        model, role = served_by(self._follower), SERVED
-        if self._challenger is not None and (canary := self._challenger.canary(model, head.get(KEY_HEADER))):
-            model, role = canary, CANARY
+        model, role = (wanted, SERVED) if wanted is not None else self._chosen(head)
         asked, rows = codec.read(body, head, model, self._limits.rows)
         parsed = perf_counter()
         scores = rows[0](model, rows[1])
@@ -125,6 +123,13 @@ class Scoring:
         content, content_type, headers = codec.write(scores, model, asked, head)
         reply = Reply(200, content, content_type, ((b"x-model-version", b"%d" % model.version), *headers))
         return _Scored(reply, len(scores), (started, parsed, scored, perf_counter()))
+
+    def _chosen(self, head: Head) -> tuple[ServedModel, str]:
+        """Return the current model, or the challenger where it answers this key, and the role of either."""
+        model = served_by(self._follower)
+        if self._challenger is not None and (canary := self._challenger.canary(model, head.get(KEY_HEADER))):
+            return canary, CANARY
+        return model, SERVED
 
     def _count(self, scored: _Scored) -> Reply:
         self._telemetry.scored(scored.rows, scored.marks)

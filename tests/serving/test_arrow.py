@@ -9,7 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ml_core.flow.read import ModelAddress
 from serving import arrow
+from serving.follower import Follower
 from serving.http import Sidecar
 from serving.settings import Limits
 from tests.serving.asking import OTHER, ROW, ask_application, scores_of
@@ -111,6 +113,33 @@ def test_what_unfolds_into_too_much_is_refused_before_it_does(follower: Any) -> 
     assert "column 'carrier'" in answer["message"]
     many = pa.table({name: pa.nulls(4) for name in ROW})
     assert post(Sidecar(follower, limits=Limits(rows=3)), stream(many))[0] == 413
+
+
+def folded(rows: int, text: str) -> pa.DictionaryArray:
+    """Return a column whose rows all refer to one string."""
+    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int8)), pa.array([text]))
+
+
+def test_the_bound_of_what_unfolds_is_one_for_all_columns_of_a_request(registry: Any) -> None:
+    """A dozen columns, each just within a bound of its own, would be gigabytes together."""
+    registry.add(8, signature={f"c{place}": "string" for place in range(12)})
+    registry.promote(8)
+    follower = Follower(ModelAddress("f", stage="Production"), "", registry=registry)
+    follower.load_first()
+    table = pa.table({name: folded(60, "x" * 200_000) for name in follower.current.signature})
+    status, _, answer = post(Sidecar(follower), stream(table))
+    assert (status, answer["error_code"]) == (413, "TOO_LARGE")
+    assert f"found {12 * 60 * 200_000}" in answer["message"]
+    assert post(Sidecar(follower), stream(table.slice(0, 10)))[0] == 200
+
+
+def test_a_long_string_that_few_rows_refer_to_is_no_reason_to_refuse(follower: Any) -> None:
+    """A bound that costs no look at the rows is too large where they refer to other strings."""
+    words = pa.array([ROW["carrier"], "x" * 1_000_000])
+    carriers = pa.DictionaryArray.from_arrays(pa.array(np.zeros(100, np.int8)), words)
+    table = pa.table({**{name: [value] * 100 for name, value in ROW.items()}, "carrier": carriers})
+    status, _, answer = post(Sidecar(follower), stream(table), accept="application/json")
+    assert (status, answer["predictions"]) == (200, scores_of(follower, ROW) * 100)
 
 
 @pytest.mark.parametrize(

@@ -344,6 +344,86 @@ def test_a_start_with_the_registry_down_serves_the_last_good_package(
     assert len(list((tmp_path / "cache" / "versions").iterdir())) == 1
 
 
+def test_the_cache_serves_where_the_registry_answers_one_look_and_is_down_before_the_download(
+    registry: Any, follow: Any, tmp_path: Path
+) -> None:
+    """An answer about the address is no model; a restart in the middle of an outage must not wait for its end."""
+    registry.add(1)
+    registry.promote(1)
+    follow(cache=tmp_path / "cache").step()
+
+    def gone(*_: Any) -> None:
+        raise RegistryDownError("artifacts: gone")
+
+    registry.downloading = gone
+    after = follow(cache=tmp_path / "cache")
+    after.step()
+    assert (served(after), after.current.from_cache) == (1, True)
+    registry.downloading = lambda *_: None
+    after.step()
+    assert (served(after), after.current.from_cache) == (1, False)
+
+
+def test_a_registry_that_said_nothing_is_there_is_believed_when_it_is_down_afterwards(
+    registry: Any, follow: Any, tmp_path: Path
+) -> None:
+    """What it said last stands until it says something else."""
+    registry.add(1)
+    registry.promote(1)
+    follow(cache=tmp_path / "cache").step()
+    registry.promote(None)
+    follower = follow(cache=tmp_path / "cache")
+    follower.step()
+    registry.down = RegistryDownError("gone")
+    follower.step()
+    assert served(follower) is None
+
+
+@pytest.mark.parametrize("damage", ["flipped", "missing", "extra", "a folder more"])
+def test_a_damaged_package_in_the_cache_is_replaced_by_the_good_one(
+    registry: Any, follow: Any, tmp_path: Path, damage: str
+) -> None:
+    """Otherwise the cache fails on the day it is needed, though the good package was there every day before."""
+    registry.add(1)
+    registry.promote(1)
+    follow(cache=tmp_path / "cache").step()
+    (kept,) = (tmp_path / "cache" / "versions").iterdir()
+    if damage == "a folder more":
+        (kept / "more").mkdir()
+        (kept / "more" / "evil.py").write_text("print('hi')")
+    else:
+        {"flipped": flipped(GRAPH), "missing": missing(GRAPH), "extra": extra}[damage](registry.refs[1], kept)
+    follow(cache=tmp_path / "cache").step()
+    registry.down = RegistryDownError("gone")
+    after = follow(cache=tmp_path / "cache")
+    after.load_first()
+    assert (served(after), after.current.from_cache) == (1, True)
+
+
+@pytest.mark.parametrize("done", range(5))
+def test_a_crash_while_a_cached_package_is_replaced_leaves_one_that_serves(
+    registry: Any, follow: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: int
+) -> None:
+    """The old package is good nearly always; replacing it must not be what loses it."""
+    registry.add(1)
+    registry.promote(1)
+    follow(cache=tmp_path / "cache").step()
+    left, replace = iter(range(done)), Path.replace
+
+    def dying(path: Path, target: Path) -> Path:
+        if next(left, None) is None:
+            raise OSError(5, "killed here", str(path))
+        return replace(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", dying)
+        follow(cache=tmp_path / "cache").step()
+    registry.down = RegistryDownError("gone")
+    after = follow(cache=tmp_path / "cache")
+    after.load_first()
+    assert served(after) == 1
+
+
 def test_a_broken_version_at_the_start_falls_back_to_the_cache_then_to_the_one_before(
     registry: Any, follow: Any, tmp_path: Path
 ) -> None:

@@ -113,6 +113,15 @@ def test_the_place_of_a_mistake_is_told_in_fields_too(ask: Ask) -> None:
     assert (answer["column"], answer["row"]) == ("delay", 1)
 
 
+def test_the_rule_for_large_integers_ends_with_64_bits(ask: Ask, follower: Follower) -> None:
+    """JSON's reader gives larger ones as floats; the documentation says so."""
+    for integer, status in ((2**53, 200), (2**53 + 1, 400), (2**64 - 1, 400), (2**64, 200), (-(2**63), 400)):
+        body = json.dumps({"dataframe_records": [ROW]}).replace("12.5", str(integer)).encode()
+        assert ask("/invocations", body)[0] == status
+    body = json.dumps({"dataframe_records": [ROW]}).replace("12.5", str(2**64)).encode()
+    assert ask("/invocations", body)[2]["predictions"] == scores_of(follower, {**ROW, "delay": float(2**64)})
+
+
 def test_a_score_is_never_nan_even_where_the_numbers_are_absurd(ask: Ask) -> None:
     """A NaN would pass for a probability somewhere down the line."""
     status, _, answer = ask("/invocations", split(delay=3e38, hour=-3e38))
@@ -161,6 +170,36 @@ def test_tensors_get_the_scores_that_rows_get(ask: Ask, follower: Follower, path
         "id": "42",
         "outputs": [{"name": "score", "datatype": "FP32", "shape": [2], "data": scores_of(follower, ROW, OTHER)}],
     }
+
+
+@pytest.mark.parametrize("inline_bytes", [0, 100_000])
+def test_a_version_asked_for_by_number_answers_though_another_is_swapped_in(
+    follower: Follower, registry: Any, inline_bytes: int
+) -> None:
+    """Whoever names a version compares its answers with others'; one of the next version would pass for it."""
+    registry.add(8)
+    body = json.dumps(tensors(ROW)).encode()
+    sent: list[dict[str, Any]] = []
+
+    async def arriving() -> dict[str, Any]:
+        if follower.current is not None and follower.current.version == 7:
+            registry.promote(8)
+            follower.step()
+            return {"type": "http.request", "body": body[:10], "more_body": True}
+        return {"type": "http.request", "body": body[10:], "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    application = Sidecar(follower, limits=Limits(inline_bytes=inline_bytes))
+    scope = {"type": "http", "method": "POST", "path": "/v2/models/f/versions/7/infer", "headers": []}
+    asyncio.run(application(scope, arriving, send))
+    assert follower.current is not None
+    assert follower.current.version == 8
+    assert dict(sent[0]["headers"])[b"x-model-version"] == b"7"
+    answer = json.loads(sent[1]["body"])
+    assert answer["model_version"] == "7"
+    assert 0.07 <= answer["outputs"][0]["data"][0] < 0.0701
 
 
 def test_a_column_of_shape_n_by_1_is_taken(ask: Ask, follower: Follower) -> None:

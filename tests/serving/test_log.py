@@ -14,6 +14,7 @@ from serving.follower import Follower
 from serving.http import Sidecar
 from serving.log import LogSettings, PredictionLog
 from serving.settings import Limits
+from serving.wire import columns_read
 from tests.serving.asking import OTHER, ROW, ask_application
 
 BODIES: dict[str, Any] = {
@@ -99,6 +100,90 @@ def test_a_disk_that_fails_costs_rows_and_no_answer(
     application.close()
     assert (log.written, log.dropped) == (0, 2)
     assert list((tmp_path / "log").iterdir()) == []
+
+
+class Scores(list[float]):
+    """Scores that let another thread in whenever they are counted: at the worst moment, every time."""
+
+    meanwhile: Any = staticmethod(lambda: None)
+
+    def __len__(self) -> int:
+        then, self.meanwhile = self.meanwhile, lambda: None
+        then()
+        return super().__len__()
+
+
+def test_the_rows_that_wait_are_counted_exactly(
+    follower: Follower, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A count that drifts ends with a log that drops every row, or with one that knows no bound."""
+    log = PredictionLog(LogSettings(tmp_path, file_s=600))
+    monkeypatch.setattr(log, "_write", lambda _: None)
+    monkeypatch.setattr("serving.log.groupby", lambda *_, **__: [])
+
+    def add(*, counted: int, meanwhile: Any) -> None:
+        """Log a row; something else happens when it is counted for the so-manieth time."""
+        scores = Scores([0.5])
+        steps = iter([*[lambda: None] * counted, meanwhile])
+
+        def step() -> None:
+            next(steps, lambda: None)()
+            scores.meanwhile = step
+
+        scores.meanwhile = step
+        log.add(follower.current, columns_read({}), scores, "id")  # type: ignore[arg-type]
+
+    for counted in range(4):
+        add(counted=99, meanwhile=None)
+        add(counted=counted, meanwhile=log._write_waiting)  # the thread that writes comes in while a row is added
+        log._write_waiting()
+        assert (len(log._waiting), log._rows_waiting) == (0, 0)
+        # and a row is added while those written are taken off
+        add(counted=counted, meanwhile=lambda: add(counted=99, meanwhile=None))
+        log._write_waiting()
+        log._write_waiting()
+        assert (len(log._waiting), log._rows_waiting) == (0, 0)
+    log.close()
+
+
+def test_a_file_that_another_worker_removed_first_costs_no_rows(
+    follower: Follower, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers that share a folder all keep it within its bound; what was written is not dropped."""
+    old = tmp_path / "20200101T000000000000-v7-1-0.parquet"
+    old.write_bytes(b"x")
+    stat = Path.stat
+
+    def raced(path: Path, **options: Any) -> Any:
+        found = stat(path, **options)
+        if path == old:
+            old.unlink()
+        return found
+
+    log = PredictionLog(LogSettings(tmp_path))
+    application = Sidecar(follower, log=log)
+    ask_application(application, "/invocations", BODIES["records"])
+    monkeypatch.setattr(Path, "stat", raced)
+    application.close()
+    assert (log.written, log.dropped) == (2, 0)
+    assert not old.exists()
+
+
+def test_a_folder_that_cannot_be_trimmed_costs_no_rows(
+    follower: Follower, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is on the disk is written, whatever becomes of older files."""
+
+    def refused(*_: Any, **__: Any) -> None:
+        raise PermissionError(13, os.strerror(13))
+
+    log = PredictionLog(LogSettings(tmp_path, most_bytes=1))
+    application = Sidecar(follower, log=log)
+    ask_application(application, "/invocations", BODIES["records"])
+    monkeypatch.setattr(log, "_remove_oldest", refused)
+    application.close()
+    assert (log.written, log.dropped) == (2, 0)
+    assert "could not be kept within 1 bytes" in caplog.text
 
 
 def test_a_share_of_the_requests_is_logged_whole(follower: Follower, tmp_path: Path) -> None:
