@@ -71,7 +71,7 @@ CASES = {
     "renamed column": ("take_in", "orders.csv", (";shop;", ";store;"), ["'shop'"]),
     "label column": ("take_in", "dagster_project.toml", ('label = "late"\nlabel_d', 'label = "lat"\nlabel_d'), ["lat"]),
     "future": ("take_in", "orders.csv", ("7;2024", "7;2124"), ["expected times up to now", "time_format"]),
-    "text": ("take_in", "orders.csv", (";north;0;", ";north;none;"), ["expected a number", "days", "line"]),
+    "text": ("take_in", "orders.csv", (";north;0;", ";north;none;"), ["expected a finite number", "days", "line"]),
     "sql": ("full_training", "features.sql", ("select id", "selec id"), ["features.sql, line 1"]),
     "no such column": ("full_training", "features.sql", ("days::", "hours::"), ["features.sql, line 1", "hours"]),
     "stage": ("full_training", "features.sql", ("shop, ", "shop as store, "), ["shop"]),
