@@ -74,7 +74,7 @@ class LinearState:
         Returns
         -------
         ndarray of float64, shape (n_rows,) or, under ``softmax``, (n_rows, n_outputs)
-            The score of each row before it was learned. About 5 ns per entry.
+            The score of each row before it was learned. About 8 ns per entry.
         """
         weights = np.ones(targets.size) if row_weights is None else row_weights
         scores = np.empty((targets.size, self.n_outputs))

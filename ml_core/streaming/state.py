@@ -117,9 +117,9 @@ class LearnerState:
         """
         if not batch.num_rows:
             return 0
-        built_by = self._store.progress().features
+        built_by = self._store.built_by()
         # the owner of the store tells of a new table before anybody can read an example of it
-        if built_by and built_by != self._fingerprint:
+        if built_by != self._fingerprint:
             raise StateError(
                 f"{self._flow.name}: version {self.position.base} was trained on features {self._fingerprint[:12]}, the"
                 f" feature table is now {built_by[:12]}; run the full training"
