@@ -151,7 +151,7 @@ def _once_possible(begin: "Callable[[], Learner]", stop: threading.Event) -> "Le
 def run_learn(learner: "Learner", *, until_idle: bool, stop: threading.Event) -> None:
     """Learn until told to stop, or until the store holds no further example; what is away is waited for.
 
-    In the latter case the last things learned are published and registered, after a registration that is going on.
+    In the latter case the last things learned are published and registered, on the head as it is by then.
     """
     while not stop.is_set():
         try:
@@ -165,7 +165,4 @@ def run_learn(learner: "Learner", *, until_idle: bool, stop: threading.Event) ->
         if until_idle and not learned and not learner.waiting:
             break
     if not stop.is_set():
-        learner.settle()
-        learner.publish()
-        learner.register()
-        learner.settle()
+        learner.finish()

@@ -18,7 +18,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from ml_core.data.store import FeatureStore
-from ml_core.errors import VersionNotFoundError
+from ml_core.errors import ModelFlowError, VersionNotFoundError
 from ml_core.flow.registry import Registry
 from ml_core.flow.verdict import Verdict
 from ml_core.flow.version import ModelVersion
@@ -77,7 +77,7 @@ class Learner:
         *,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._flow, self._store, self._monotonic = flow, store, monotonic
+        self._flow, self._store, self._registry, self._monotonic = flow, store, registry, monotonic
         self._settings = flow.stream.learn
         self._directory = store.directory / "learner"
         self._checkpoints = Checkpoints(self._directory)
@@ -227,17 +227,33 @@ class Learner:
             return
         self._registrar.register(self.checkpoint())
 
-    def settle(self) -> None:
-        """Wait for a registration that is going on, and follow what it made of the head."""
-        if self._registrar.registering:
-            self._registrar.wait()
-            self._follow_head(self._monotonic())
+    def settle(self) -> ModelFlowError | None:
+        """Wait for a registration that is going on, and follow what it made of the head; return what it failed of."""
+        self._registrar.wait()
+        return self._take_registered()
+
+    def finish(self) -> None:
+        """Publish what was learned, and register it as a child of what the head is by then; wait for the verdict.
+
+        Raises
+        ------
+        ModelFlowError
+            It could not be registered.
+        """
+        self.settle()
+        self.publish()
+        self.register()
+        while (failure := self.settle()) is not None:
+            head = self._registry.head(self._flow.name)
+            if head is None or self.position.continues(head):
+                raise failure
+            self._rebase(head)
+            self.register()
 
     def _follow_head(self, now: float) -> None:
         """Take in what registering came to, and look at the head now and then; continue it where it is another's."""
         if self._registrar.registering:
-            if (registered := self._registrar.registered()) is not None:
-                self._take_in(*registered)
+            self._take_registered()
         elif self._registrar.looking:
             head = self._registrar.seen()
             if head is not None and not self.position.continues(head):
@@ -247,6 +263,17 @@ class Learner:
         elif now - self._looked_at >= _LOOK_S:
             self._looked_at = now
             self._registrar.look()
+
+    def _take_registered(self) -> ModelFlowError | None:
+        """Take in what registering came to, if it has come to anything; return what it failed of."""
+        try:
+            registered = self._registrar.registered()
+        except ModelFlowError as failure:
+            _LOG.warning("%s: not registered: %s", self._flow.name, failure)
+            return failure
+        if registered is not None:
+            self._take_in(*registered)
+        return None
 
     def _take_in(self, version: ModelVersion, verdict: Verdict) -> None:
         if not verdict.accepted:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ml_core.data.store import FeatureStore
-from ml_core.errors import ModelFlowError, RegistryError
+from ml_core.errors import RegistryError
 from ml_core.flow.package import STATE
 from ml_core.flow.registry import Registry
 from ml_core.flow.verdict import Verdict
@@ -58,16 +58,17 @@ class Registrar:
         self._registering = self._thread.submit(self._register, folder)
 
     def registered(self) -> tuple[ModelVersion, Verdict] | None:
-        """Take what registering came to; None while it goes on, and where it came to nothing."""
+        """Take what registering came to; None while it goes on.
+
+        Raises
+        ------
+        ModelFlowError
+            It came to nothing. A version the gate could not judge is nobody's parent; the head says what is.
+        """
         if self._registering is None or not self._registering.done():
             return None
         done, self._registering = self._registering, None
-        try:
-            return done.result()
-        except ModelFlowError as error:
-            # a version the gate could not judge is nobody's parent; the next look at the head says what is
-            _LOG.warning("%s: not registered: %s", self._flow.name, error)
-            return None
+        return done.result()
 
     def look(self) -> None:
         """Begin to look at the head."""

@@ -11,7 +11,7 @@ import pytest
 
 from ml_core.data import FeatureStore
 from ml_core.data.progress import Progress
-from ml_core.errors import RegistryError, StateError, StreamError
+from ml_core.errors import RegistryDownError, RegistryError, StateError, StreamError
 from ml_core.flow.registry import Registry
 from ml_core.flow.topic import ModelReader, StreamedModel, take_apart
 from ml_core.pipeline import PipelineModel
@@ -405,6 +405,56 @@ def test_the_last_things_learned_are_registered_after_a_registration_that_goes_o
     assert head is not None
     assert (head.version, head.watermark) == (3, learner.position.watermark)
     assert head.watermark == store.progress().next_example
+
+
+def test_the_last_things_learned_are_registered_on_a_head_that_moved_meanwhile(  # noqa: PLR0917 - fixtures
+    flow: Flow,
+    store: FeatureStore,
+    feed: Feed,
+    registry: Registry,
+    learning: Callable[..., Learner],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As one that was killed while it promoted leaves a promotion to whoever promotes next, to be completed first."""
+    live(store, 300, 900)
+    feed.step()
+    other = train_increment(flow, store, registry)
+    assert other is not None
+    live(store, 900, 1_200)
+    feed.step()
+    learner, promote = drained(learning()), registry.promote
+
+    def after_another(name: str, version: int, **wanted: Any) -> Any:
+        monkeypatch.setattr(registry, "promote", promote)
+        assert judge_and_promote(flow, registry, other).accepted
+        return promote(name, version, **wanted)
+
+    monkeypatch.setattr(registry, "promote", after_another)
+    run_learn(learner, until_idle=True, stop=threading.Event())
+    head = registry.head(flow.name)
+    assert head is not None
+    assert (head.kind, head.parent, head.watermark) == ("stream", other.version, store.progress().next_example)
+    assert learner.model.state_digest() == undisturbed(flow, store, 0, head.watermark)
+
+
+def test_what_could_not_be_registered_at_the_end_is_an_error(
+    store: FeatureStore,
+    feed: Feed,
+    registry: Registry,
+    learning: Callable[..., Learner],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where the head is what it was, and trying again would come to the same."""
+    live(store, 300, 900)
+    feed.step()
+    learner = drained(learning())
+
+    def down(*_: Any, **__: Any) -> Any:
+        raise RegistryDownError("a test said so")
+
+    monkeypatch.setattr(registry, "promote", down)
+    with pytest.raises(RegistryDownError, match="a test said so"):
+        run_learn(learner, until_idle=True, stop=threading.Event())
 
 
 def test_features_edited_meanwhile_end_it_before_it_learns_one_of_them(  # noqa: PLR0917 - fixtures
