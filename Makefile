@@ -107,7 +107,7 @@ lock: setup ## resolve pyproject.toml into the locks; newest versions: make lock
 	@$(BIN)/uv pip compile pyproject.toml --group dev $(LOCKED) $(FLAGS) --output-file requirements.lock
 	@$(BIN)/uv pip compile pyproject.toml --group platform $(LOCKED) --constraints requirements.lock \
 	  --output-file docker/platform-requirements.lock
-	@for image in sidecar dagster mlflow; do $(BIN)/uv pip compile --group $$image $(LOCKED) \
+	@for image in build sidecar dagster mlflow; do $(BIN)/uv pip compile --group $$image $(LOCKED) \
 	  --constraints requirements.lock --output-file docker/$$image-requirements.lock; done
 	@$(BIN)/uv pip compile --group spark $(LOCKED) --output-file docker/spark-requirements.lock
 

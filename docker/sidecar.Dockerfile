@@ -4,13 +4,24 @@
 ARG PYTHON=3.13.7-slim-bookworm
 
 FROM python:${PYTHON} AS packages
-COPY docker/sidecar-requirements.lock /tmp/sidecar-requirements.lock
-RUN python -m venv --without-pip /opt/venv \
+# a C compiler, of the release the base has, for serving/scorer/bytewise.pyx
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends gcc libc6-dev \
+    && rm -rf /var/lib/apt/lists/*
+COPY docker/build-requirements.lock docker/sidecar-requirements.lock /tmp/
+RUN for each in build venv; do python -m venv --without-pip /opt/$each; done \
+    && pip --python /opt/build/bin/python install --no-cache-dir --only-binary :all: --require-hashes \
+        --requirement /tmp/build-requirements.lock \
     && pip --python /opt/venv/bin/python install --no-cache-dir --only-binary :all: --require-hashes \
         --requirement /tmp/sidecar-requirements.lock
-COPY ml_core /opt/modelflow/ml_core
-COPY serving /opt/modelflow/serving
-RUN /opt/venv/bin/python -m compileall -q /opt/modelflow
+WORKDIR /opt/modelflow
+COPY ml_core ml_core
+COPY serving serving
+COPY setup.py pyproject.toml README.md LICENSE ./
+RUN /opt/build/bin/python setup.py --quiet build_ext --inplace \
+    && rm -r setup.py pyproject.toml README.md LICENSE build serving/scorer/bytewise.c \
+    && /opt/venv/bin/python -m compileall -q .
 
 FROM python:${PYTHON}
 COPY --from=packages /opt/venv /opt/venv

@@ -45,9 +45,15 @@ def main() -> None:
 
 
 def digest() -> str:
-    """Digest what the environment is made from: interpreter, place, lock, project file and this script."""
+    """Digest what the environment is made from: interpreter, place, lock, project, what is compiled, this script."""
     content = hashlib.sha256(f"{sys.version} {sys.base_prefix} {ROOT}".encode())
-    for file in (LOCK, ROOT / "pyproject.toml", Path(__file__)):
+    for file in (
+        LOCK,
+        ROOT / "pyproject.toml",
+        ROOT / "setup.py",
+        *sorted(ROOT.glob("serving/**/*.pyx")),
+        Path(__file__),
+    ):
         content.update(file.read_bytes())
     return content.hexdigest()
 

@@ -7,7 +7,7 @@ numbers are worth is one multiply-add over the matrix of them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from serving.scorer.arrays import ARRAYS
 from serving.scorer.numbers import NumberTerms, read_numbers, rounded
 from serving.scorer.row import Memory
 from serving.scorer.terms import Sum, Term, evaluator
-from serving.scorer.texts import TextMemory, Texts
+from serving.scorer.texts import COMPILED, TextMemory, Texts
 from serving.scorer.unread import Unread
 from serving.scorer.words import Dictionary, Words
 
@@ -48,7 +48,6 @@ class ColumnScorer:
         self._paired = {name for columns in total.terms if len(columns) > 1 for name in columns}
         alone = [name for name in self._strings if name not in self._paired and (name,) in total.terms]
         self._memories = {name: memories[name] for name in alone}
-        self._texts = TextMemory()
         self._dictionaries: dict[str, Dictionary] = {}
         self._terms = {
             columns: evaluator(term, ARRAYS)
@@ -57,10 +56,14 @@ class ColumnScorer:
         }
         self._number_terms = NumberTerms(self._numbers, total.terms)
 
+    @cached_property
+    def _texts(self) -> TextMemory:
+        return TextMemory()
+
     @property
     def by_bytes(self) -> bool:
-        """Whether strings are found by their bytes: not where what they are worth hangs on another column."""
-        return not self._paired
+        """Whether strings can be found by their bytes: not where what they are worth hangs on another column."""
+        return COMPILED and not self._paired
 
     def score(self, columns: Mapping[str, Any]) -> NDArray[np.float32] | None:
         """Return the score of each row; None where they do not fit, and the graph's way of reading them says why.
@@ -101,7 +104,7 @@ class ColumnScorer:
             values, memory = _whole(columns[name]), self._memories.get(name)
             if memory is not None and isinstance(values, list | tuple):
                 margin += _one_by_one(memory, self._work_out(name), values)
-            elif memory is not None and isinstance(values, _TEXT) and 0 < rows <= _MOST_ROWS_BY_BYTES:
+            elif COMPILED and memory is not None and isinstance(values, _TEXT) and 0 < rows <= _MOST_ROWS_BY_BYTES:
                 texts[name] = values
             else:
                 read = Words.of(values, self._dictionaries.get(name))
@@ -130,9 +133,7 @@ class ColumnScorer:
             name = self._strings[column]
             return _one_by_one(self._memories[name], self._work_out(name), strings)
 
-        worths = self._texts.look_up(texts, [self._strings.index(name) for name in names], work_out)
-        total: NDArray[np.float64] = worths.sum(axis=0)
-        return total
+        return self._texts.look_up(texts, [self._strings.index(name) for name in names], work_out)
 
     def _work_out(self, name: str) -> Callable[[Words], NDArray[Any]]:
         worth = self._terms[(name,)]

@@ -27,6 +27,7 @@ DATA: list[list[Any]] = [
     [None, "", -0.25, None],
     [1e-7, "Zürich ✈", 0, "a.e5"],
     [3, "x", None, "y"],
+    [-0.30000001192092896, "U, A", 1234567890, "][null,"],
 ]
 
 
@@ -64,22 +65,19 @@ def meant(rows: Any) -> list[list[Any]]:
     ]
 
 
-@pytest.mark.parametrize("separators", [None, (",", ":"), (", ", ":"), (",", ": ")])
+@pytest.mark.parametrize("separators", [None, (",", ":"), (", ", ":"), (",", ": "), (" ,\t", ":"), ("\r\n,\n", ":")])
 def test_what_writers_of_json_write_is_read_by_its_bytes(separators: Any) -> None:
-    """Python's own writer leaves a space after a comma; most others do not."""
+    """Python's own writer leaves a space after a comma; most others do not; some put a value on a line."""
     split = read_split(body(written(DATA, separators=separators)), SIGNATURE)
     assert split is not None
     assert repr(values_of(split)) == repr(meant(DATA))
-    assert (split.rows, list(split), split["carrier"]) == (4, NAMES, ("UA", "", "Zürich ✈", "x"))
+    assert (split.rows, list(split), split["carrier"]) == (5, NAMES, ("UA", "", "Zürich ✈", "x", "U, A"))
 
 
 @pytest.mark.parametrize(
     "content",
     [
         body(written(DATA)).replace(b'"UA"', b'"U\\u0041"'),
-        body(written(DATA)).replace(b'"UA"', b'"U,A"'),
-        body(written(DATA)).replace(b'"UA"', b'"U]A"'),
-        body(written(DATA, indent=1)),
         body(written(DATA), ["delay", "carrier", "hour", "elsewhere"]),
         body(written([[*row, 1] for row in DATA]), [*NAMES, "more"]),
         body(written([row[:3] for row in DATA]), NAMES[:3]),
@@ -185,7 +183,7 @@ PIECES = st.sampled_from(
 )
 @example([(None, None, None, None)], False, [])
 @example([(1.0, ",", 2.0, ",")], False, [])
-@example([(0.0, '","', 1e22, "]")], True, [])
+@example([(0.0, '","', 1e15, "]")], True, [])
 def test_whatever_is_read_by_its_bytes_is_what_orjson_reads(rows: Any, spaced: bool, changes: Any) -> None:
     """Also where the body was damaged on its way: only valid JSON is taken."""
     data = written([list(row) for row in rows], separators=None if spaced else (",", ":"))
@@ -198,7 +196,8 @@ def test_whatever_is_read_by_its_bytes_is_what_orjson_reads(rows: Any, spaced: b
         assert repr(values_of(split)) == repr(meant(orjson.loads(content)["dataframe_split"]["data"]))
     elif not changes:
         strings = [value for row in rows for value in (row[1], row[3]) if value]
-        plain = all(value.isprintable() and not set(value) & set('\\",[]') for value in strings)
+        plain = all(value.isprintable() and not set(value) & set('\\"') for value in strings)
+        plain &= not any(0 < abs(value) < 1e-45 for row in rows for value in (row[0], row[2]) if value)
         assert not plain, "a plain body has to be read by its bytes"
 
 
@@ -216,13 +215,13 @@ def linear_graph() -> bytes:
 
 
 def test_a_large_body_gets_the_scores_that_its_rows_get(follower: Any, registry: Any) -> None:
-    """By its bytes; by orjson because one string has a comma, or the model has only its graph; and row by row."""
+    """By its bytes; by orjson because one string has a quote, or the model has only its graph; and row by row."""
     registry.add(8, graph=linear_graph())
     registry.promote(8)
     follower.step()
     rows = [{**ROW, "carrier": f"c{n % 50}", "delay": n / 7} for n in range(1000)] + [OTHER]
     data = [[row[name] for name in NAMES] for row in rows]
-    plain, odd = body(written(data)), body(written([*data, [1, ",", 2, "x"]]))
+    plain, odd = body(written(data)), body(written([*data, [1, '"', 2, "x"]]))
     by_its_graph, one_by_one = replace(follower.current, scorers=None), scores_of(follower, *rows)
     for content, model, by_bytes in (
         (plain, follower.current, True),
