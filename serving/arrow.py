@@ -206,4 +206,4 @@ def _write(scores: NDArray[np.float32], model: ServedModel, _: None, head: Mappi
     return sink.getvalue().to_pybytes(), MEDIA_TYPE, ()
 
 
-CODEC: Final = Codec(_read, _write)
+CODEC: Final = Codec(_read, _write, lambda _, model: model.by_bytes)

@@ -32,7 +32,8 @@ class Limits:
     idle_s : float
         How long a connection may stand open between two requests.
     inline_bytes : int
-        A body up to this size is scored on the event loop, a larger one in a thread.
+        A body up to this size is scored on the event loop, a larger one in a thread; one that is read by its bytes or
+        is Arrow's up to twice this size.
     drain_s : float
         How long requests in flight are waited for after TERM.
     """

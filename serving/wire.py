@@ -55,6 +55,7 @@ INTERNAL: Final = (500, "INTERNAL_ERROR")
 
 _TOLD_IN_FULL: Final = (errors.InputError, errors.RequestError, errors.NotReadyError)
 _SHAPES: Final = ("dataframe_split", "dataframe_records", "inputs", "instances")
+_SPLIT: Final = b'{"dataframe_split"'
 _LONGEST_MESSAGE: Final = 500
 _READ_BY_BYTES: Final = range(16 * 1024, 2 * 1024 * 1024)  # smaller bodies gain nothing, larger ones take much memory
 
@@ -70,10 +71,13 @@ class Codec:
         raises InputError or LimitError.
     write : callable
         From the scores, the model, what `read` gave and the head to content, media type and further headers.
+    is_quick : callable
+        Whether a body takes less than half the time that others of its size take.
     """
 
     read: Callable[[bytes, Mapping[bytes, bytes], ServedModel, int], tuple[Any, Rows]]
     write: Callable[[NDArray[np.float32], ServedModel, Any, Mapping[bytes, bytes]], Written]
+    is_quick: Callable[[bytes, ServedModel], bool] = lambda *_: False
 
 
 def status_of(error: Exception) -> tuple[int, str]:
@@ -220,7 +224,11 @@ def _write_invocation(scores: NDArray[np.float32], *_: Any) -> Written:
     return write_invocation(scores), b"application/json", ()
 
 
-_INVOCATION: Final = Codec(_read_invocation, _write_invocation)
+def _is_quick(body: bytes, model: ServedModel) -> bool:
+    return model.by_bytes and len(body) in _READ_BY_BYTES and body.startswith(_SPLIT)
+
+
+_INVOCATION: Final = Codec(_read_invocation, _write_invocation, _is_quick)
 
 
 def check_rows(rows: int, most_rows: int) -> None:

@@ -162,7 +162,7 @@ class Sidecar:
             if not await self._admission.take(receive, parts):
                 return None
             body = parts[0] if len(parts) == 1 else b"".join(parts)
-            if len(body) <= self._limits.inline_bytes:
+            if self._scoring.is_short(codec, body):
                 return self._scoring.at_once(codec, head, body, wanted)
             return await self._scoring.in_thread(codec, head, body, wanted)
         finally:

@@ -77,6 +77,12 @@ class Scoring:
         self._challenger = challenger
         self._threads = ThreadPoolExecutor(_BATCH_THREADS, "large-batch")
 
+    def is_short(self, codec: Codec, body: bytes) -> bool:
+        """Say whether a body is scored at once: up to a size, or twice that where it takes half the time."""
+        size, model = len(body), self._follower.current
+        inline = self._limits.inline_bytes
+        return size <= inline or (size <= 2 * inline and model is not None and codec.is_quick(body, model))
+
     def at_once(self, codec: Codec, head: Head, body: bytes, wanted: ServedModel | None = None) -> Reply:
         """Score a body here and now, by the wanted version where there is one."""
         return self._count(self._score(codec, head, body, wanted))
