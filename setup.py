@@ -1,14 +1,15 @@
-"""The one part of the project that is compiled where it is installed; all else is told in pyproject.toml."""
+"""What of the project is compiled where it is installed; all else is told in pyproject.toml."""
 
 from setuptools import Extension, setup
 
 setup(
     ext_modules=[
         Extension(
-            "serving.scorer.bytewise",
-            ["serving/scorer/bytewise.pyx"],
-            extra_compile_args=["-O3"],
+            f"serving.scorer.{name}",
+            [f"serving/scorer/{name}.pyx"],
+            extra_compile_args=["-O3", "-g0"],
             optional=True,  # without a C compiler large batches are read and scored value by value
         )
+        for name in ("jsonrows", "stringtable")
     ]
 )

@@ -5,7 +5,7 @@
 ARG PYTHON=3.13.7-slim-trixie
 
 FROM python:${PYTHON} AS packages
-# a C compiler, of the release the base has, for serving/scorer/bytewise.pyx
+# a C compiler, of the release the base has, for the .pyx files of serving/scorer
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends gcc libc6-dev \

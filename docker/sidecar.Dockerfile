@@ -4,7 +4,7 @@
 ARG PYTHON=3.13.7-slim-bookworm
 
 FROM python:${PYTHON} AS packages
-# a C compiler, of the release the base has, for serving/scorer/bytewise.pyx
+# a C compiler, of the release the base has, for the .pyx files of serving/scorer
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends gcc libc6-dev \
@@ -20,7 +20,7 @@ COPY ml_core ml_core
 COPY serving serving
 COPY setup.py pyproject.toml README.md LICENSE ./
 RUN /opt/build/bin/python setup.py --quiet build_ext --inplace \
-    && rm -r setup.py pyproject.toml README.md LICENSE build serving/scorer/bytewise.c \
+    && rm -r setup.py pyproject.toml README.md LICENSE build serving/scorer/*.c \
     && /opt/venv/bin/python -m compileall -q .
 
 FROM python:${PYTHON}

@@ -51,7 +51,7 @@ def digest() -> str:
         LOCK,
         ROOT / "pyproject.toml",
         ROOT / "setup.py",
-        *sorted(ROOT.glob("serving/**/*.pyx")),
+        *sorted(ROOT.glob("serving/scorer/*.p?[xd]")),
         Path(__file__),
     ):
         content.update(file.read_bytes())

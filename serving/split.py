@@ -1,7 +1,7 @@
 """A large `dataframe_split` body read where it lies: which bytes every value is, without an object for any of them.
 
 A JSON reader makes an object of each of 20,000 values, and scoring looks at each again; that is most of what a batch of
-1,000 rows costs. Here compiled code goes over the bytes once (`serving.scorer.bytewise`), and strings are looked up
+1,000 rows costs. Here compiled code goes over the bytes once (`serving.scorer.jsonrows`), and strings are looked up
 where they lie (`serving.scorer.texts`).
 
 Only what a JSON writer writes for a table is read this way: the columns of the signature, strings without escapes,
@@ -86,7 +86,7 @@ def read_split(body: bytes, signature: Mapping[str, str], others: Sequence[str] 
     others : sequence of str
         What must not stand in a body beside `dataframe_split`.
     """
-    from serving.scorer.bytewise import read_rows  # here, because it may not have been built
+    from serving.scorer.jsonrows import read_rows  # here, because it may not have been built
 
     first, last = body.find(b"[[") + 1, body.rfind(b"]]") + 1
     if first == 0 or last <= first:

@@ -1,7 +1,7 @@
 """Strings found by their bytes: many columns at once, without an object for any of them.
 
 A batch of Arrow strings, or of JSON that has not been taken apart, is one buffer and the places of its strings in it.
-What each is worth is looked up in a table of compiled code (`serving.scorer.bytewise`), some 10 ns each. The bytes
+What each is worth is looked up in a table of compiled code (`serving.scorer.stringtable`), some 10 ns each. The bytes
 themselves are compared, so a look-up is exact; what is not found, or too long for the table, is worked out from the
 string itself.
 """
@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from ml_core.arrays import present
 
 try:
-    from serving.scorer import bytewise
-except ModuleNotFoundError:  # built where there was no C compiler
-    bytewise = None  # type: ignore[assignment]
+    from serving.scorer import jsonrows, stringtable
+except ModuleNotFoundError:  # installed where there was no C compiler
+    jsonrows = stringtable = None  # type: ignore[assignment]
 
 _BITS: Final = 16
 _MOST_HELD: Final = 1 << (_BITS - 2)
@@ -29,7 +29,7 @@ _KEY_PARTS: Final = 6
 
 _Where = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
 
-COMPILED: Final = bytewise is not None
+COMPILED: Final = None not in {jsonrows, stringtable}
 """Whether strings can be found by their bytes at all."""
 
 
@@ -125,7 +125,7 @@ class TextMemory:
         return totals
 
     def _learn(
-        self, table: "bytewise.Table", where: _Where, places: NDArray[np.int64], worths: NDArray[np.float64]
+        self, table: "stringtable.Table", where: _Where, places: NDArray[np.int64], worths: NDArray[np.float64]
     ) -> None:
         if not self._learning.acquire(blocking=False):
             return
@@ -137,6 +137,6 @@ class TextMemory:
             self._learning.release()
 
 
-def _new_table() -> "bytewise.Table":
+def _new_table() -> "stringtable.Table":
     odds = np.random.default_rng().integers(0, 2**63, _KEY_PARTS)  # drawn anew, so that nobody can guess them
-    return bytewise.Table(_BITS, _MOST_HELD, odds.astype(np.uint64))
+    return stringtable.Table(_BITS, _MOST_HELD, odds.astype(np.uint64))

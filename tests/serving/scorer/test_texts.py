@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.scorer import texts
-from serving.scorer.bytewise import LONGEST
+from serving.scorer.stringtable import LONGEST
 from serving.scorer.texts import TextMemory, Texts
 
 COLUMNS = ["first", "second", "third"]

@@ -19,7 +19,8 @@ from serving.scorer.texts import COMPILED
 if not COMPILED and shutil.which("cc") is None:
     pytest.skip("there was no C compiler to build it", allow_module_level=True)
 
-from serving.scorer.bytewise import LONGEST, Table, read_rows
+from serving.scorer.jsonrows import read_rows
+from serving.scorer.stringtable import LONGEST, Table
 
 NUMBER = np.array([0], np.uint8)
 ODDS = np.random.default_rng(0).integers(0, 2**63, 6).astype(np.uint64)
@@ -126,7 +127,7 @@ def test_a_table_that_is_full_takes_no_more() -> None:
 
 _WITHOUT = """
 import sys
-sys.modules["serving.scorer.bytewise"] = None  # as if it had not been built
+sys.modules["serving.scorer.stringtable"] = None  # as if it had not been built
 import pyarrow as pa
 from tests.pipeline.examples import ESTIMATORS, STAGES, rows
 from tests.serving.scorer.test_columns import column_scores, graph_scores, trained

@@ -1,35 +1,10 @@
-"""Batches gone over byte by byte, in compiled code that makes no objects and lets other threads run.
-
-It is built where the project is installed, if there is a C compiler; without it batches are read and scored value by
-value (`serving.scorer.texts.COMPILED`).
-"""
+"""A table of strings, known by their column and their bytes, in compiled code that lets other threads run."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 LONGEST: int
 """How many bytes a string may have that a table takes."""
-
-def read_rows(
-    content: NDArray[np.uint8], first: int, last: int, textual: NDArray[np.uint8]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]] | None:
-    """Read JSON's ``[…], […]``: rows of strings without escapes, of numbers and of null.
-
-    Parameters
-    ----------
-    content : ndarray of uint8
-        UTF-8, which is not checked.
-    first, last : int
-        Where in it the rows begin and end.
-    textual : ndarray of uint8, shape (n_columns,)
-        1 for a column of strings, 0 for one of numbers.
-
-    Returns
-    -------
-    starts, lengths, numbers : ndarray, shape (n_columns of their kind, n_rows)
-        Where in `content` the strings lie, and the numbers, NaN for null; or None where anything else was found, or a
-        number of 2**53 or more, of more than 19 digits, or below 1e-64.
-    """
 
 class Table:
     """What strings are worth, known by their column and their bytes, as far as they have been learned.

@@ -1,8 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
-"""Batches gone over byte by byte, in compiled code; `bytewise.pyi` tells what it offers.
+"""Rows of JSON in one pass over their bytes; `jsonrows.pyi` tells what it offers.
 
-What is read came over a wire, so all of it goes through `byte` and `eight`, which look where it ends: whatever lies
-beyond is zero, and zero ends strings, numbers and everything else. Eight bytes at once are the first of them lowest.
+What reads something returns where it ends, and 0 where there is something else.
 
 Numbers are read as in Lemire, "Number Parsing at a Gigabyte per Second", Software: Practice and Experience 51(8), 2021:
 the digits are gathered into an integer; where a double holds it and the power of ten, one division rounds as it should
@@ -13,8 +12,10 @@ are read, because from there on integers would change, and so only negative powe
 import numpy as np
 
 from libc.math cimport INFINITY, NAN
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
+
+from serving.scorer.content cimport Content, byte, content_of, eight
 
 cdef extern from *:
     """
@@ -24,21 +25,10 @@ cdef extern from *:
     int leading_zeros "__builtin_clzll"(uint64_t word) noexcept nogil
     int trailing_zeros "__builtin_ctzll"(uint64_t word) noexcept nogil
 
-cdef struct Content:
-    const uint8_t* bytes
-    Py_ssize_t size
-
 cdef enum:
     MOST_DIGITS = 19  # 64 bits hold them, whatever they are
     SMALLEST = 64  # the smallest power of ten that is read: 10**-64
     TENS = 23  # powers of ten that are doubles
-    WORDS = 4  # of eight bytes of a string, which an entry holds
-    WORTH = 5  # where it holds what the string is worth
-    SEAL = 6
-    ENTRY = 8
-    PROBES = 4
-
-LONGEST = 8 * WORDS
 
 cdef uint64_t EACH = 0x0101010101010101, TOPS = 0x8080808080808080, PAIRS = 0x000000FF000000FF
 cdef double[TENS] POWERS
@@ -61,30 +51,6 @@ def prepare():
 
 
 prepare()
-
-
-cdef Content content_of(const uint8_t[::1] given) noexcept nogil:
-    cdef Content content = Content(NULL, given.shape[0])
-    if given.shape[0]:
-        content.bytes = &given[0]
-    return content
-
-
-cdef inline uint8_t byte(Content content, Py_ssize_t at) noexcept nogil:
-    return content.bytes[at] if 0 <= at < content.size else 0
-
-
-cdef inline uint64_t eight(Content content, Py_ssize_t at) noexcept nogil:
-    """Return the eight bytes from a place on."""
-    cdef uint64_t word = 0
-    if 0 <= at <= content.size - 8:
-        memcpy(&word, content.bytes + at, 8)
-    elif 0 <= at < content.size:
-        memcpy(&word, content.bytes + at, content.size - at)
-    return word
-
-
-# Rows of JSON. What reads something returns where it ends, and 0 where there is something else.
 
 
 cdef inline double nearest(uint64_t digits, Py_ssize_t power) noexcept nogil:
@@ -253,141 +219,3 @@ def read_rows(const uint8_t[::1] content not None, Py_ssize_t first, Py_ssize_t 
                 break
             at += 1
     return (places[0, :, :row], places[1, :, :row], values[:, :row]) if whole else None
-
-
-# A table of strings: slots, each with the place of an entry, the first of which is nobody's.
-
-
-cdef struct Key:
-    uint64_t[WORDS + 1] parts
-    uint64_t mixed
-
-
-cdef inline Key key_of(Content words, int64_t start, int64_t length, int64_t column, const uint64_t* odds) noexcept nogil:
-    """Return what a string of at most 8 * WORDS bytes is looked up by: column and length, its bytes, and their hash."""
-    cdef Key key
-    cdef int place
-    cdef int64_t left = length
-    key.parts[0] = (<uint64_t>column << 32) | <uint64_t>length
-    key.mixed = key.parts[0] * odds[0]
-    for place in range(1, WORDS + 1):
-        key.parts[place] = 0
-        if left > 0:
-            key.parts[place] = eight(words, start)
-            if left < 8:
-                key.parts[place] &= (1ULL << (left << 3)) - 1
-            key.mixed ^= key.parts[place] * odds[place]
-        left -= 8
-        start += 8
-    key.mixed = (key.mixed ^ (key.mixed >> 32)) * odds[WORDS + 1]
-    return key
-
-
-cdef inline bint holds(const uint64_t* entry, const Key* key) noexcept nogil:
-    """Say whether an entry is whole, and this key's."""
-    cdef uint64_t differs = entry[WORTH] ^ entry[SEAL] ^ key.mixed
-    cdef int place
-    for place in range(WORDS + 1):
-        differs |= entry[place] ^ key.parts[place]
-    return differs == 0
-
-
-cdef class Table:
-    """See `bytewise.pyi`."""
-
-    cdef readonly Py_ssize_t held
-    cdef Py_ssize_t most
-    cdef int shift
-    cdef uint64_t[WORDS + 2] odds
-    cdef int32_t[::1] slots
-    cdef uint64_t[:, ::1] entries
-
-    def __init__(self, int bits, Py_ssize_t most, const uint64_t[::1] odds not None):
-        if not 1 <= bits <= 24 or not 0 < most < 1 << bits or odds.shape[0] != WORDS + 2:
-            raise ValueError("expected fewer entries than slots, and an odd number for each part of a key")
-        self.held, self.most, self.shift = 0, most, 64 - bits
-        for place in range(WORDS + 2):
-            self.odds[place] = odds[place] | 1
-        self.slots = np.zeros(1 << bits, np.int32)
-        self.entries = np.zeros((most + 1, ENTRY), np.uint64)
-
-    cdef Py_ssize_t find(self, const Key* key) noexcept nogil:
-        """Return the place of a string's entry, 0 where there is none."""
-        cdef Py_ssize_t last = self.slots.shape[0] - 1, slot = key.mixed >> self.shift, step, place
-        for step in range(PROBES):
-            place = self.slots[(slot + step) & last]
-            if place == 0 or holds(&self.entries[place, 0], key):
-                return place
-        return 0
-
-    def add_worths(
-        self,
-        const uint8_t[::1] content not None,
-        const int64_t[:, :] starts not None,
-        const int64_t[:, :] lengths not None,
-        const int64_t[::1] columns not None,
-        double[::1] totals not None,
-    ):
-        cdef Content words = content_of(content)
-        cdef Py_ssize_t rows = totals.shape[0], count = 0, column, row, place
-        cdef double worth
-        cdef Key key
-        check_shapes(starts, lengths, columns, rows)
-        left = np.empty(columns.shape[0] * rows, np.int64)
-        cdef int64_t[::1] unknown = left
-        with nogil:
-            for column in range(columns.shape[0]):
-                for row in range(rows):
-                    place = 0
-                    if lengths[column, row] <= 8 * WORDS:
-                        key = key_of(words, starts[column, row], lengths[column, row], columns[column], self.odds)
-                        place = self.find(&key)
-                    if place:
-                        memcpy(&worth, &self.entries[place, WORTH], 8)
-                        totals[row] += worth
-                    else:
-                        unknown[count] = column * rows + row
-                        count += 1
-        return left[:count]
-
-    def learn(
-        self,
-        const uint8_t[::1] content not None,
-        const int64_t[:, :] starts not None,
-        const int64_t[:, :] lengths not None,
-        const int64_t[::1] columns not None,
-        const int64_t[::1] places not None,
-        const double[::1] worths not None,
-    ):
-        cdef Content words = content_of(content)
-        cdef Py_ssize_t rows = starts.shape[1], last = self.slots.shape[0] - 1, index, column, row, step, slot
-        cdef uint64_t* entry
-        cdef Key key
-        check_shapes(starts, lengths, columns, rows)
-        for index in range(min(places.shape[0], worths.shape[0])):
-            if not 0 <= places[index] < columns.shape[0] * rows:
-                raise ValueError(f"expected the place of a string, found {places[index]}")
-            column, row = places[index] // rows, places[index] % rows
-            if self.held == self.most or lengths[column, row] > 8 * WORDS:
-                continue
-            key = key_of(words, starts[column, row], lengths[column, row], columns[column], self.odds)
-            if self.find(&key):
-                continue
-            for step in range(PROBES):
-                slot = ((key.mixed >> self.shift) + step) & last
-                if self.slots[slot] == 0:
-                    entry = &self.entries[self.held + 1, 0]
-                    memcpy(entry, key.parts, sizeof(key.parts))
-                    memcpy(entry + WORTH, &worths[index], 8)
-                    entry[SEAL] = entry[WORTH] ^ key.mixed
-                    self.held += 1
-                    self.slots[slot] = self.held
-                    break
-
-
-cdef check_shapes(
-    const int64_t[:, :] starts, const int64_t[:, :] lengths, const int64_t[::1] columns, Py_ssize_t rows
-):
-    cdef bint fit = starts.shape[0] == lengths.shape[0] == columns.shape[0]
-    if not fit or not starts.shape[1] == lengths.shape[1] == rows:
-        raise ValueError(f"expected the places of strings in {columns.shape[0]} columns and {rows} rows")
