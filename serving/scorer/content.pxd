@@ -1,3 +1,4 @@
+# cython: boundscheck=False, wraparound=False
 """Bytes that came over a wire, read by two functions that look where they end.
 
 Whatever lies beyond is zero, and zero ends strings, numbers and everything else. Eight bytes at once are the first of

@@ -182,9 +182,10 @@ def read_rows(const uint8_t[::1] content not None, Py_ssize_t first, Py_ssize_t 
     cdef Content given = content_of(content)
     cdef Py_ssize_t columns = textual.shape[0], rows = 0, at = first, row = 0, place, text, number
     cdef Py_ssize_t texts = sum(textual)
-    given.size = min(given.size, last)
+    given.size = max(0, min(given.size, last))
     for place in range(max(first, 0), given.size):
         rows += given.bytes[place] == c'['
+    rows = min(rows, given.size // (2 * columns + 1))  # a row takes as many bytes, whatever strings hold brackets
     places = np.empty((2, texts, rows), np.int64)
     values = np.empty((columns - texts, rows))
     cdef int64_t[:, :, ::1] spots = places

@@ -121,16 +121,14 @@ class TextMemory:
                 ]
             )
             np.add.at(totals, unknown % rows, worths)
-            self._learn(table, where, unknown, worths)
+            self._learn(where, unknown, worths)
         return totals
 
-    def _learn(
-        self, table: "stringtable.Table", where: _Where, places: NDArray[np.int64], worths: NDArray[np.float64]
-    ) -> None:
+    def _learn(self, where: _Where, places: NDArray[np.int64], worths: NDArray[np.float64]) -> None:
         if not self._learning.acquire(blocking=False):
             return
         try:
-            if table is self._table and table.held + places.size > _MOST_HELD:
+            if self._table.held == _MOST_HELD:
                 self._table = _new_table()
             self._table.learn(*where, places, worths)
         finally:

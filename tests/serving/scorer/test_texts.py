@@ -95,6 +95,17 @@ def test_ever_new_strings_do_not_fill_the_memory() -> None:
     assert memory._table.held <= texts._MOST_HELD
 
 
+def test_what_cannot_be_held_does_not_drive_out_what_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A column of long strings, each of them another one, beside one of a few words."""
+    monkeypatch.setattr(texts, "_MOST_HELD", 200)
+    memory, few = TextMemory(), pa.array([f"s{n % 150}" for n in range(300)])
+    for start in range(10):
+        look_up(memory, [few, pa.array([f"{'l' * LONGEST}{start}{n}" for n in range(300)])], Asked())
+    asked = Asked()
+    look_up(memory, [few], asked)
+    assert asked.strings == []
+
+
 def test_strings_that_want_one_slot_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a table this small every string has neighbours in its place."""
     monkeypatch.setattr(texts, "_BITS", 6)
