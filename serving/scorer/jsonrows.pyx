@@ -182,6 +182,8 @@ def read_rows(const uint8_t[::1] content not None, Py_ssize_t first, Py_ssize_t 
     cdef Content given = content_of(content)
     cdef Py_ssize_t columns = textual.shape[0], rows = 0, at = first, row = 0, place, text, number
     cdef Py_ssize_t texts = sum(textual)
+    if columns == 0:
+        return None
     given.size = max(0, min(given.size, last))
     for place in range(max(first, 0), given.size):
         rows += given.bytes[place] == c'['

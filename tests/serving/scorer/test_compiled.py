@@ -70,6 +70,7 @@ def test_a_number_is_the_double_nearest_to_it(decimal: str, sign: str) -> None:
     st.integers(-3, 70),
     st.lists(st.integers(0, 1), max_size=4),
 )
+@example(["],[n"], 2, 3, [])
 def test_whatever_it_is_given_it_stays_within(pieces: list[str], first: int, last: int, kinds: list[int]) -> None:
     """Rows that end too early, or begin before the beginning: what is read is JSON, and lies in it."""
     content = "".join(pieces).encode()
