@@ -47,13 +47,8 @@ def main() -> None:
 def digest() -> str:
     """Digest what the environment is made from: interpreter, place, lock, project, what is compiled, this script."""
     content = hashlib.sha256(f"{sys.version} {sys.base_prefix} {ROOT}".encode())
-    for file in (
-        LOCK,
-        ROOT / "pyproject.toml",
-        ROOT / "setup.py",
-        *sorted(ROOT.glob("serving/scorer/*.p?[xd]")),
-        Path(__file__),
-    ):
+    compiled = sorted([*ROOT.glob("setup.py"), *ROOT.glob("serving/scorer/*.p?[xd]")])
+    for file in (LOCK, ROOT / "pyproject.toml", *compiled, Path(__file__)):
         content.update(file.read_bytes())
     return content.hexdigest()
 
