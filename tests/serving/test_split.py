@@ -20,6 +20,9 @@ from serving.split import SplitBody, read_split
 from serving.wire import json_codec
 from tests.serving.asking import OTHER, ROW, ask_application, scores_of
 
+# where there is a C compiler and no reader, tests/serving/scorer/test_compiled.py fails
+pytest.importorskip("serving.scorer.jsonrows")
+
 SIGNATURE = {"carrier": "string", "origin": "string", "delay": "float", "hour": "float"}
 NAMES = ["delay", "carrier", "hour", "origin"]
 DATA: list[list[Any]] = [
