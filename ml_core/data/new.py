@@ -79,9 +79,9 @@ def new(  # noqa: PLR0913, PLR0917 - the options of a command
         keep=tuple(keep or ()),
         owners=tuple(owner or ()),
     )
-    written = scaffold.write(proposal, project_root)
-    written.append(write_sample_request(load_project(project_root), flow))
-    _tell(proposal, written, as_json=as_json)
+    with scaffold.written(proposal, project_root) as files:
+        files.append(write_sample_request(load_project(project_root), flow))
+    _tell(proposal, files, as_json=as_json)
 
 
 def write_sample_request(project: Project, name: str) -> Path:

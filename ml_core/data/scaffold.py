@@ -7,6 +7,8 @@ Nothing that exists is overwritten.
 import json
 import math
 import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, timedelta
 from pathlib import Path
@@ -137,8 +139,14 @@ class Proposal:
         return ""
 
 
-def write(proposal: Proposal, root: Path) -> list[Path]:
-    """Write the flow's files and append its table to the project file; return what was written.
+@contextmanager
+def written(proposal: Proposal, root: Path) -> Iterator[list[Path]]:
+    """Write the flow's files and append its table to the project file; take it all back where what follows fails.
+
+    Yields
+    ------
+    list of Path
+        What was written.
 
     Raises
     ------
@@ -154,14 +162,25 @@ def write(proposal: Proposal, root: Path) -> list[Path]:
     features = folder / "features.sql"
     if features.exists():
         raise ProjectError(f"{features} is there already; move it away or choose another name")
-    folder.mkdir(parents=True, exist_ok=True)
-    features.write_text(featuresquoted(proposal), encoding="utf-8")
-    project.write_text(f"{before.rstrip()}\n\n{table(proposal)}".lstrip(), encoding="utf-8")
-    written = [project, features]
-    if not (root / "workspace.yaml").exists():
-        (root / "workspace.yaml").write_text(WORKSPACE, encoding="utf-8")
-        written.append(root / "workspace.yaml")
-    return written
+    with ExitStack() as undo:
+        for place in (folder.parent, folder):
+            if not place.exists():
+                place.mkdir()
+                undo.callback(place.rmdir)
+        undo.callback(features.unlink, missing_ok=True)
+        features.write_text(featuresquoted(proposal), encoding="utf-8")
+        if project.exists():
+            undo.callback(project.write_text, before, encoding="utf-8")
+        else:
+            undo.callback(project.unlink, missing_ok=True)
+        project.write_text(f"{before.rstrip()}\n\n{table(proposal)}".lstrip(), encoding="utf-8")
+        files, workspace = [project, features], root / "workspace.yaml"
+        if not workspace.exists():
+            undo.callback(workspace.unlink, missing_ok=True)
+            workspace.write_text(WORKSPACE, encoding="utf-8")
+            files.append(workspace)
+        yield files
+        undo.pop_all()
 
 
 def featuresquoted(proposal: Proposal) -> str:

@@ -55,6 +55,24 @@ def test_outside_a_project_one_is_made_that_dagster_can_load(table: Unseen, tmp_
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("project", [None, "# mine\n"])
+def test_what_fails_leaves_nothing_behind(
+    project: str | None, table: Unseen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that the command can be given again, with what was wrong put right."""
+    file = tmp_path / "dagster_project.toml"
+    if project is not None:
+        file.write_text(project)
+    before = sorted(tmp_path.rglob("*"))
+    with monkeypatch.context() as broken:
+        broken.setattr(command, "sample_facts", lambda *_, **__: {})
+        with pytest.raises(Exception, match=r"\S"):
+            new("shop", *options(table), fails=True)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert project is None or file.read_text() == project
+    new("shop", *options(table))
+
+
 def test_the_sample_request_holds_every_feature_once(table: Unseen, tmp_path: Path) -> None:
     """It is what somebody pastes into curl."""
     new("shop", *options(table))
