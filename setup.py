@@ -8,6 +8,7 @@ setup(
             f"serving.scorer.{name}",
             [f"serving/scorer/{name}.pyx"],
             extra_compile_args=["-O3", "-g0"],
+            depends=["serving/scorer/content.pxd"],
             optional=True,  # without a C compiler large batches are read and scored value by value
         )
         for name in ("jsonrows", "stringtable")

@@ -62,6 +62,8 @@ def install() -> None:
     settings = {**os.environ, **uv_settings()}
     say("installing the locked packages")
     run(UV, "pip", "sync", "--require-hashes", "--build-constraints", LOCK, LOCK, env=settings)
+    for built in ROOT.glob("serving/scorer/*.so"):  # what cannot be built anew is not what it was
+        built.unlink()
     say("installing the project, editable")
     run(UV, "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--editable", ROOT, env=settings)
     READY.write_text(digest(), encoding="utf-8")

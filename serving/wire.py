@@ -225,7 +225,7 @@ def _write_invocation(scores: NDArray[np.float32], *_: Any) -> Written:
 
 
 def _is_quick(body: bytes, model: ServedModel) -> bool:
-    return model.by_bytes and len(body) in _READ_BY_BYTES and body.startswith(_SPLIT)
+    return model.by_bytes and len(body) in _READ_BY_BYTES and body.startswith(_SPLIT) and b"\\" not in body
 
 
 _INVOCATION: Final = Codec(_read_invocation, _write_invocation, _is_quick)

@@ -19,6 +19,9 @@ from serving.scorer.content cimport Content, byte, content_of, eight
 
 cdef extern from *:
     """
+    #if !defined(__SIZEOF_INT128__) || __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+    #error "needs integers of 128 bits, and the first of eight bytes lowest; without, batches are read value by value"
+    #endif
     typedef unsigned __int128 uint128_t;
     """
     ctypedef unsigned long long uint128_t
@@ -117,11 +120,12 @@ cdef inline Py_ssize_t read_number(Content content, Py_ssize_t first, double* nu
     cdef uint64_t digits = 0
     cdef Py_ssize_t at = read_digits(content, first, &digits)
     cdef Py_ssize_t count = at - first, power = 0, point, start
-    if count == 0 or (count > 1 and byte(content, first) == c'0'):
+    cdef bint naught = byte(content, first) == c'0'
+    if count == 0 or count > MOST_DIGITS or (naught and count > 1):
         return 0
     if byte(content, at) == c'.':
         point = start = at + 1
-        if digits == 0:  # zeros in front do not count
+        if naught:  # zeros in front do not count
             count = 0
             while byte(content, start) == c'0':
                 start += 1
@@ -181,7 +185,9 @@ cdef inline Py_ssize_t after_space(Content content, Py_ssize_t at) noexcept nogi
 def read_rows(const uint8_t[::1] content not None, Py_ssize_t first, Py_ssize_t last, const uint8_t[::1] textual not None):
     cdef Content given = content_of(content)
     cdef Py_ssize_t columns = textual.shape[0], rows = 0, at = first, row = 0, place, text, number
-    cdef Py_ssize_t texts = sum(textual)
+    cdef Py_ssize_t texts = 0
+    for place in range(columns):
+        texts += textual[place] != 0
     if columns == 0:
         return None
     given.size = max(0, min(given.size, last))

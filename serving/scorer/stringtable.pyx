@@ -30,23 +30,29 @@ cdef struct Key:
     uint64_t mixed
 
 
+cdef inline uint64_t mixed_with(uint64_t mixed, uint64_t part, uint64_t odd) noexcept nogil:
+    """Return a hash that depends in every bit on every bit of what it was and of a part, after two of these steps."""
+    mixed = (mixed ^ part) * odd
+    return mixed ^ (mixed >> 32)
+
+
 cdef inline Key key_of(Content words, int64_t start, int64_t length, int64_t column, const uint64_t* odds) noexcept nogil:
     """Return what a string of at most 8 * WORDS bytes is looked up by: column and length, its bytes, and their hash."""
     cdef Key key
     cdef int place
     cdef int64_t left = length
     key.parts[0] = (<uint64_t>column << 32) | <uint64_t>length
-    key.mixed = key.parts[0] * odds[0]
+    key.mixed = mixed_with(0, key.parts[0], odds[0])
     for place in range(1, WORDS + 1):
         key.parts[place] = 0
         if left > 0:
             key.parts[place] = eight(words, start)
             if left < 8:
                 key.parts[place] &= (1ULL << (left << 3)) - 1
-            key.mixed ^= key.parts[place] * odds[place]
+            key.mixed = mixed_with(key.mixed, key.parts[place], odds[place])
         left -= 8
         start += 8
-    key.mixed = (key.mixed ^ (key.mixed >> 32)) * odds[WORDS + 1]
+    key.mixed = mixed_with(key.mixed, 0, odds[WORDS + 1])
     return key
 
 

@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 from ml_core.arrays import present
 
 try:
-    from serving.scorer import jsonrows, stringtable
+    # `from serving.scorer import` would not tell what is missing from what is broken
+    import serving.scorer.jsonrows as jsonrows  # noqa: PLR0402
+    import serving.scorer.stringtable as stringtable  # noqa: PLR0402
 except ModuleNotFoundError:  # installed where there was no C compiler
     jsonrows = stringtable = None  # type: ignore[assignment]
 

@@ -93,6 +93,8 @@ def test_what_writers_of_json_write_is_read_by_its_bytes(separators: Any) -> Non
         b'{"inputs": [[1]], "dataframe_split": {"columns": ["delay"], "data": []}}',
         b'{"dataframe_split": {"columns": ["delay", "carrier", "hour", "origin"], "data": []}, "x": [[1, "a", 2]]}',
         body(written(DATA))[:-1] + b', "inputs": []}',
+        b'{"dataframe_split": {"columns": ["delay"], "data": [[1]], "data": "rows"}}',
+        b'{"x": [[1]], "dataframe_split": {"columns": ["delay"], "data": "rows"}}',
         b'[["a"]]',
     ],
 )

@@ -52,6 +52,11 @@ DECIMALS = st.one_of(
 @example("0.000000000000000000000000000001234567890123456789", "")
 @example("9007199254740991.4999", "-")
 @example("8.5", "")
+@example("18446744073709551616.5", "")
+@example("36893488147419103232.25", "-")
+@example(f"{1e36:f}", "")
+@example("184467440737095516160000.0e-5", "")
+@example("0.18446744073709551616", "")
 @example("4503599627370497.5", "")
 def test_a_number_is_the_double_nearest_to_it(decimal: str, sign: str) -> None:
     """Python's own reader, which is right, is the oracle; one of too many digits is not read."""
@@ -101,6 +106,20 @@ def test_a_string_is_known_by_all_of_its_bytes() -> None:
     assert table.add_worths(content, starts, lengths, np.array([2]), np.zeros(7)).size == 7
 
 
+@pytest.mark.parametrize(
+    "written",
+    ["sensor-{:d}-depot-{:d}", "{:07d}x{:d}", "key-{:012d}", "{:d}"],
+)
+def test_strings_that_differ_in_few_bytes_have_slots_of_their_own(written: str) -> None:
+    """Numbered things are what most columns hold; nearly all of them find room."""
+    strings = [written.format(place // 10, place % 10).encode() for place in range(3_000)]
+    content, lengths = np.frombuffer(b"".join(strings), np.uint8), np.array([[*map(len, strings)]])
+    starts, column = np.cumsum(lengths) - lengths, np.array([1])
+    table = Table(16, 16_384, ODDS)
+    table.learn(content, starts, lengths, column, np.arange(3_000), np.ones(3_000))
+    assert table.held > 0.99 * len(set(strings))
+
+
 def test_places_that_do_not_go_together_are_refused() -> None:
     """They would be read beyond their end."""
     table, content = Table(4, 8, ODDS), np.zeros(8, np.uint8)
@@ -128,7 +147,7 @@ def test_a_table_that_is_full_takes_no_more() -> None:
 
 _WITHOUT = """
 import sys
-sys.modules["serving.scorer.stringtable"] = None  # as if it had not been built
+sys.modules["serving.scorer.stringtable"] = None  # as if it had not been built; tests/docker does not build it
 import pyarrow as pa
 from tests.pipeline.examples import ESTIMATORS, STAGES, rows
 from tests.serving.scorer.test_columns import column_scores, graph_scores, trained
