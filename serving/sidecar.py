@@ -7,6 +7,7 @@ for, not an error. TERM and INT drain the requests in flight and end it with cod
 import asyncio
 import contextlib
 import logging
+import os
 import resource
 import signal
 import socket
@@ -164,6 +165,7 @@ class Server(uvicorn.Server):
             )
         )
         self._application = application
+        self._parent = settings.parent if settings.workers == 1 else None  # workers have the one that forked them
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve until told to stop, and until what was begun is answered."""
@@ -184,6 +186,8 @@ class Server(uvicorn.Server):
         while True:
             close_overdue(self.server_state.connections)
             self._application.tick()
+            if self._parent is not None and os.getppid() != self._parent:
+                self.should_exit = True  # should the kernel's signal have gone astray while this process began
             await asyncio.sleep(0.1 if self.should_exit else 1)
 
 

@@ -237,9 +237,16 @@ def test_an_address_that_is_none_is_an_error_that_shows_the_form() -> None:
     assert "Traceback" not in ended.stderr
 
 
-def test_it_ends_when_its_parent_is_killed(free_port: int) -> None:
+_UNTOLD = (
+    "import runpy, serving.sidecar as sidecar; sidecar.die_with_parent = lambda _: None;"
+    "runpy.run_module('serving', run_name='__main__')"
+)
+
+
+@pytest.mark.parametrize("start", [("-m", "serving"), ("-c", _UNTOLD)], ids=["told by the kernel", "not told"])
+def test_it_ends_when_its_parent_is_killed(start: tuple[str, str], free_port: int) -> None:
     """A demo that was killed must leave no server behind."""
-    child = f"[sys.executable, '-m', 'serving', 'models:/f/Production', '--port', '{free_port}',"
+    child = f"[sys.executable, *{start}, 'models:/f/Production', '--port', '{free_port}',"
     story = (
         "import os, subprocess, sys, time;"
         f"child = subprocess.Popen({child} '--die-with-parent', str(os.getpid())]);"
