@@ -7,6 +7,7 @@ Nothing that exists is overwritten.
 import json
 import math
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -163,11 +164,11 @@ def written(proposal: Proposal, root: Path) -> Iterator[list[Path]]:
     if features.exists():
         raise ProjectError(f"{features} is there already; move it away or choose another name")
     with ExitStack() as undo:
-        for place in (folder.parent, folder):
-            if not place.exists():
-                place.mkdir()
-                undo.callback(place.rmdir)
+        created = next((place for place in (folder.parent, folder) if not place.exists()), None)
+        if created is not None:
+            undo.callback(shutil.rmtree, created, ignore_errors=True)  # with what others wrote there meanwhile
         undo.callback(features.unlink, missing_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         features.write_text(featuresquoted(proposal), encoding="utf-8")
         if project.exists():
             undo.callback(project.write_text, before, encoding="utf-8")

@@ -8,7 +8,7 @@ import typer
 from typer.testing import CliRunner
 
 from ml_core.data import new as command
-from ml_core.errors import ProjectError
+from ml_core.errors import ProjectError, SourceError
 from ml_core.project import load_project
 from tests.data.unseen import ZONE, Unseen, unseen
 
@@ -64,9 +64,14 @@ def test_what_fails_leaves_nothing_behind(
     if project is not None:
         file.write_text(project)
     before = sorted(tmp_path.rglob("*"))
+
+    def full(row: dict[str, object]) -> str:
+        (tmp_path / "flows" / "shop" / "sample_request.json").write_text("half of")
+        raise SourceError(f"a test said so of {len(row)} features")
+
     with monkeypatch.context() as broken:
-        broken.setattr(command, "sample_facts", lambda *_, **__: {})
-        with pytest.raises(Exception, match=r"\S"):
+        broken.setattr(command.scaffold, "sample_request", full)
+        with pytest.raises(SourceError, match=r"a test said so of \d+ features"):
             new("shop", *options(table), fails=True)
     assert sorted(tmp_path.rglob("*")) == before
     assert project is None or file.read_text() == project
